@@ -1,0 +1,1 @@
+"""The receiving side: takes handoffs, gives connections. Needs no pyOpenSSL."""

@@ -1,0 +1,1 @@
+"""One client connection's life on Trio: moves bytes between kernel and wire."""

@@ -1,0 +1,114 @@
+"""From secrets to the key and iv of each direction: TLS 1.3's labels, TLS 1.2's key block.
+
+TLS 1.3 (RFC 8446 section 7.3)::
+
+    traffic secret ──HKDF-Expand-Label("key", "")──► key
+                   ──HKDF-Expand-Label("iv", "")───► iv (12 bytes)
+                   ──HKDF-Expand-Label("traffic upd", "")──► the next generation's secret
+
+TLS 1.2 (RFC 5246 section 6.3)::
+
+    master secret, "key expansion", server random + client random ──PRF──►
+        client key | server key | client iv | server iv      (AEAD: no MAC keys)
+
+The extended master secret (RFC 7627) changes how the master secret came to be,
+not what follows from it. ``hmac.digest`` is OpenSSL underneath and, measured,
+2 µs a call cheaper than HKDF objects.
+
+Invariant I5: secrets and keys are in no ``repr``, log line or exception.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass, field
+
+from .ciphers import CipherShape, CipherSuite
+
+__all__ = ["AeadKey", "TrafficSecret", "derive_key_block", "expand_label"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AeadKey:
+    """What one direction needs: ``key`` (16 or 32 bytes) and static ``iv``.
+
+    ``iv`` has 12 bytes in TLS 1.3 and for ChaCha20, else the 4 fixed bytes of TLS 1.2.
+    """
+
+    key: bytes = field(repr=False)
+    iv: bytes = field(repr=False)
+
+
+def expand_label(secret: bytes, label: bytes, length: int, hash_name: str) -> bytes:
+    """HKDF-Expand-Label with an empty context (RFC 8446 section 7.1).
+
+    Args:
+        secret: a traffic secret as long as the hash.
+        label: without the ``tls13 `` prefix.
+        length: bytes wanted, at most the hash's size: one block of HKDF-Expand.
+        hash_name: ``sha256`` or ``sha384``.
+    """
+    label = b"tls13 " + label
+    info = length.to_bytes(2, "big") + bytes((len(label),)) + label + b"\x00\x01"
+    return hmac.digest(secret, info, hash_name)[:length]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficSecret:
+    """A TLS 1.3 application traffic secret of one direction (RFC 8446 section 7.1)."""
+
+    secret: bytes = field(repr=False)
+    suite: CipherSuite
+
+    def derive_key(self) -> AeadKey:
+        """Compute the key and the 12-byte iv of this generation."""
+        hash_name = self.suite.hash_name
+        return AeadKey(
+            key=expand_label(self.secret, b"key", self.suite.shape.key, hash_name),
+            iv=expand_label(self.secret, b"iv", 12, hash_name),
+        )
+
+    def next_generation(self) -> TrafficSecret:
+        """Compute the secret that follows a KeyUpdate (RFC 8446 section 7.2)."""
+        secret = expand_label(
+            self.secret, b"traffic upd", len(self.secret), self.suite.hash_name
+        )
+        return TrafficSecret(secret=secret, suite=self.suite)
+
+
+def _prf(secret: bytes, seed: bytes, length: int, hash_name: str) -> bytes:
+    """P_hash of RFC 5246 section 5; ``seed`` starts with the label."""
+    output, a = b"", seed
+    while len(output) < length:
+        a = hmac.digest(secret, a, hash_name)
+        output += hmac.digest(secret, a + seed, hash_name)
+    return output[:length]
+
+
+def derive_key_block(
+    master_secret: bytes, *, server_random: bytes, client_random: bytes, suite: CipherSuite
+) -> tuple[AeadKey, AeadKey]:
+    """Compute TLS 1.2's keys (RFC 5246 section 6.3).
+
+    Args:
+        master_secret: 48 bytes.
+        server_random: 32 bytes.
+        client_random: 32 bytes.
+        suite: an AEAD suite of TLS 1.2.
+
+    Returns:
+        The client's write key and the server's write key.
+    """
+    shape = suite.shape
+    seed = b"key expansion" + server_random + client_random
+    block = _prf(master_secret, seed, 2 * (shape.key + shape.fixed_iv), suite.hash_name)
+    return _slice_key_block(block, shape)
+
+
+def _slice_key_block(block: bytes, shape: CipherShape) -> tuple[AeadKey, AeadKey]:
+    key, iv = shape.key, shape.fixed_iv
+    ivs = block[2 * key :]
+    return (
+        AeadKey(key=block[:key], iv=ivs[:iv]),
+        AeadKey(key=block[key : 2 * key], iv=ivs[iv:]),
+    )
