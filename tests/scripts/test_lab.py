@@ -1,0 +1,309 @@
+"""The parts of the lab that decide something: no network, no root, no guest."""
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and lab's own import look it up there
+    spec.loader.exec_module(module)
+    return module
+
+
+roots = load("lab_roots")
+lab = load("lab")
+
+DEB822 = """\
+# written by the installer
+Types: deb deb-src
+URIs: http://security.example/debian-security
+Suites: stable-security
+Components: main
+
+Types: deb
+URIs: http://off.example/debian
+Suites: stable
+Components: main
+Enabled: no
+
+Types: deb
+# a comment inside a stanza
+URIs: http://first.example/debian/
+ http://second.example/debian
+Suites: stable stable-updates
+Components: main contrib
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ -----END PGP PUBLIC KEY BLOCK-----
+"""
+
+ONE_LINE = """\
+# deb http://commented.example/debian stable main
+deb cdrom:[Debian]/ stable main
+deb-src http://source.example/debian stable main
+deb [arch=amd64 signed-by=/a/b.gpg] http://third.example/linux stable main
+deb http://deb.example/debian stable-updates main
+deb http://deb.example/debian/ stable main contrib # the archive
+"""
+
+
+# apt sources
+
+
+def test_deb822_yields_each_enabled_address_and_suite():
+    assert list(roots.deb822_sources(DEB822)) == [
+        ("http://security.example/debian-security", "stable-security", ["main"]),
+        ("http://first.example/debian/", "stable", ["main", "contrib"]),
+        ("http://first.example/debian/", "stable-updates", ["main", "contrib"]),
+        ("http://second.example/debian", "stable", ["main", "contrib"]),
+        ("http://second.example/debian", "stable-updates", ["main", "contrib"]),
+    ]
+
+
+def test_one_line_form_skips_comments_sources_and_options():
+    assert list(roots.one_line_sources(ONE_LINE)) == [
+        ("cdrom:[Debian]/", "stable", ["main"]),
+        ("http://third.example/linux", "stable", ["main"]),
+        ("http://deb.example/debian", "stable-updates", ["main"]),
+        ("http://deb.example/debian/", "stable", ["main", "contrib"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "mirror"),
+    [
+        (roots.deb822_sources, DEB822, "http://first.example/debian"),
+        (roots.one_line_sources, ONE_LINE, "http://deb.example/debian"),
+    ],
+)
+def test_mirror_is_the_archive_rather_than_security_or_a_third_party(parse, text, mirror):
+    assert roots.choose_mirror(list(parse(text))) == mirror
+
+
+def test_mirror_is_read_from_both_kinds_of_file(tmp_path):
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list.d" / "debian.sources").write_text(DEB822)
+    assert roots.find_mirror(tmp_path) == "http://first.example/debian"
+    (tmp_path / "sources.list").write_text(ONE_LINE)
+    assert roots.find_mirror(tmp_path) == "http://deb.example/debian"
+
+
+def test_a_disabled_sources_file_is_not_read(tmp_path):
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list.d" / "debian.sources.disabled").write_text(DEB822)
+    with pytest.raises(roots.LabError, match="^no Debian mirror in this machine's apt sources$"):
+        roots.find_mirror(tmp_path)
+
+
+# recipe and markers
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = roots.Root(suite="trixie", folder=tmp_path / "trixie", venv_recipe="abc")
+    (root.folder / "venv").mkdir(parents=True)
+    return root
+
+
+def mark(root, **status):
+    root.marker.write_text(json.dumps(status))
+
+
+def test_root_without_a_marker_is_not_ready(root):
+    root.venv_marker.write_text("abc")
+    assert not root.is_ready()
+
+
+def test_root_with_both_markers_of_today_is_ready(root):
+    mark(root, recipe=roots.recipe("trixie"), made_from="trixie")
+    root.venv_marker.write_text("abc")
+    assert root.is_ready()
+
+
+def test_another_package_list_makes_the_root_unready(root, monkeypatch):
+    mark(root, recipe=roots.recipe("trixie"), made_from="trixie")
+    monkeypatch.setattr(roots, "EXTRA_PACKAGES", ["something-new"])
+    assert not root.packages_ready()
+
+
+def test_another_list_of_requirements_makes_only_the_venv_unready(root):
+    mark(root, recipe=roots.recipe("trixie"), made_from="trixie")
+    root.venv_marker.write_text("an older list")
+    assert root.packages_ready()
+    assert not root.venv_ready()
+
+
+def test_requirements_are_those_of_the_project_its_demo_and_its_tests(tmp_path):
+    pyproject = tmp_path / "pyproject.toml"
+    pyproject.write_text(
+        '[project]\ndependencies = ["a>=1"]\noptional-dependencies = {demo = ["b"], x = ["y"]}\n'
+        '[dependency-groups]\ntest = ["c", {include-group = "more"}]\nmore = ["d"]\nlint = ["e"]\n'
+    )
+    assert roots.requirements(pyproject) == (["a>=1"], ["b", "c", "d"])
+
+
+def test_requirements_have_a_default_before_the_project_file_exists(tmp_path):
+    needed, wanted = roots.requirements(tmp_path / "pyproject.toml")
+    assert needed == []
+    assert "pyopenssl" in wanted
+
+
+def test_pip_keeps_addresses_and_drops_what_lies_on_this_machine():
+    assert roots.pip_environment(
+        {
+            "PIP_INDEX_URL": "https://index.example/simple",
+            "PIP_EXTRA_INDEX_URL": "file:///here/simple https://more.example/simple",
+            "PIP_FIND_LINKS": "/here/wheels",
+            "PIP_CONFIG_FILE": "/here/pip.conf",
+        }
+    ) == {
+        "PIP_INDEX_URL": "https://index.example/simple",
+        "PIP_EXTRA_INDEX_URL": "https://more.example/simple",
+    }
+
+
+def test_a_name_that_cannot_be_installed_does_not_cost_the_others():
+    installed = []
+
+    def install(names):
+        if "bad" in names:
+            return False
+        installed.extend(names)
+        return True
+
+    assert roots.install_or_drop(install, ["a", "bad", "c"]) == ["bad"]
+    assert installed == ["a", "c"]
+
+
+def test_cache_folder_follows_the_environment():
+    assert roots.lab_folder({"KTLSGATE_LAB": "/x"}) == Path("/x")
+    assert roots.lab_folder({"XDG_CACHE_HOME": "/c"}) == Path("/c/ktlsgate/lab")
+
+
+# what may not be run
+
+DEBIAN = 'PRETTY_NAME="Debian"\nID=debian\n'
+DERIVED = 'ID=other\nID_LIKE="ubuntu debian"\n'
+
+
+def has(*missing):
+    return lambda name: None if name in missing else f"/bin/{name}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"os_release": DERIVED}, None),
+        ({"lab": "/some/folder"}, None),
+        ({"lab": "off", "uid": 1}, "KTLSGATE_LAB is off"),
+        ({"uid": 1000}, "it needs root (for chroot and mount)"),
+        ({"os_release": "ID=fedora\n"}, "it needs Debian or a system made from it"),
+        ({"which": has("apt-get")}, "it needs apt-get"),
+        ({"which": has("setpriv")}, "it needs unshare and setpriv (util-linux)"),
+    ],
+)
+def test_reason_why_nothing_can_be_run(changes, reason):
+    here = {"lab": "", "os_release": DEBIAN, "uid": 0, "which": has()}
+    assert roots.why_not(**here | changes) == reason
+
+
+def test_what_was_not_run_is_said_with_a_status_of_its_own(monkeypatch, capsys):
+    monkeypatch.setenv("KTLSGATE_LAB", "off")
+    assert lab.main(["run", "trixie", "--", "true"]) == 77
+    assert capsys.readouterr().err == "lab: not run: run trixie -- true: KTLSGATE_LAB is off\n"
+
+
+# the guest's output
+
+
+def feed(*lines):
+    output = lab.GuestOutput("T")
+    text = "".join(output.receive_line(line) for line in lines)
+    return text + (output.receive_eof() if output.status is None else ""), output.status
+
+
+def test_output_is_what_lies_between_begin_and_end():
+    lines = ["kernel\r\n", "\r\n", "T begins\r\n", "a\r\n", "b\r\n", "\r\n", "T ends 3\r\n", "x\r\n"]
+    assert feed(*lines) == ("a\nb\n", 3)
+
+
+def test_output_without_a_last_line_break_keeps_its_end():
+    assert feed("T begins\n", "a\n", "b\n", "T ends 0\n") == ("a\nb\n", 0)
+
+
+def test_empty_output_stays_empty():
+    assert feed("T begins\n", "\n", "T ends 0\n") == ("", 0)
+
+
+def test_output_without_an_end_is_shown_whole_and_has_no_status():
+    assert feed("kernel\n", "T begins\n", "a\n", "b") == ("a\nb", None)
+
+
+def test_boot_messages_are_shown_when_the_job_never_begins():
+    assert feed("Kernel panic\n", "bye") == ("Kernel panic\nbye", None)
+
+
+def test_a_job_cannot_forge_the_end():
+    assert feed("T begins\n", "U ends 0\n", "\n", "T ends 1\n") == ("U ends 0\n", 1)
+
+
+# arguments and summary
+
+
+def test_copy_target_is_below_the_working_folder(tmp_path):
+    assert lab.split_copy("/a/b", tmp_path) == (Path("/a/b"), tmp_path / "b")
+    assert lab.split_copy("/a/b:c/d", tmp_path) == (Path("/a/b"), tmp_path / "c/d")
+
+
+@pytest.mark.parametrize("target", ["/etc", "../x", "."])
+def test_copy_elsewhere_is_refused(tmp_path, target):
+    with pytest.raises(roots.LabError, match="must be a path below the working folder"):
+        lab.split_copy(f"/a/b:{target}", tmp_path)
+
+
+def test_what_follows_the_dashes_is_the_guests():
+    arguments = lab.parse_arguments(["run", "forky", "--python", "wheel", "--", "ls", "--", "-l"])
+    assert (arguments.python, arguments.command) == ("wheel", ["ls", "--", "-l"])
+    arguments = lab.parse_arguments(["test", "--suites", "forky,trixie", "x.whl"])
+    assert (arguments.suites, arguments.pytest) == (["forky", "trixie"], [])
+
+
+def test_an_unknown_suite_is_refused():
+    with pytest.raises(SystemExit):
+        lab.parse_arguments(["test", "--suites", "forky,potato", "x.whl"])
+
+
+def result(status, *lines):
+    return lab.Result(status=status, lines=lines, seconds=12.4)
+
+
+@pytest.mark.parametrize(
+    ("line", "counts"),
+    [
+        ("=== 3 passed, 1 skipped in 2.05s ===\n", "3 passed, 1 skipped"),
+        ("1 failed, 3 passed in 65.10s (0:01:05)\n", "1 failed, 3 passed"),
+        ("=== no tests ran in 0.01s ===\n", "no tests ran"),
+        ("something else\n", "no counts"),
+    ],
+)
+def test_summary_quotes_the_facts_and_the_counts(line, counts):
+    facts = "lab facts: Linux 6.12 | OpenSSL 3.5.0\n"
+    expected = f"trixie wheel: passed | Linux 6.12 | OpenSSL 3.5.0 | {counts} | 12 s"
+    assert lab.summary("trixie wheel", result(0, facts, line)) == expected
+
+
+def test_summary_of_a_killed_guest_says_so():
+    line = lab.summary("trixie wheel", result(lab.TIMED_OUT))
+    assert line == "trixie wheel: TIMED OUT | unknown | no counts | 12 s"
+    assert isinstance(lab.parse_arguments(["list"]), argparse.Namespace)
