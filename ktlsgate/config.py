@@ -122,9 +122,7 @@ class Tls:
         "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
         "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
     )
-    ciphersuites: str = (
-        "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
-    )
+    ciphersuites: str = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
     alpn: tuple[str, ...] = ("http/1.1",)  # h2 cannot be given away per request
     tickets: bool = True
     client_verify: ClientVerify = ClientVerify.NONE

@@ -52,9 +52,7 @@ KEY_REASONS = {
 
 
 @contextlib.contextmanager
-def _refusals(
-    error: type[KtlsUnavailable], what: str, reasons: dict[int, str]
-) -> Iterator[None]:
+def _refusals(error: type[KtlsUnavailable], what: str, reasons: dict[int, str]) -> Iterator[None]:
     """Turn an OSError of the kernel into ours, with the reason in words."""
     try:
         yield

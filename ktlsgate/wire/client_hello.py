@@ -1,20 +1,26 @@
 """What the first record says before OpenSSL sees it.
 
-Two questions: is it a TLS ClientHello at all (so that plain HTTP gets its 400
-at once instead of being read as a record of 8 kB), and does the hello ask for
-``max_fragment_length``, which the kernel's sender does not honour.
-Structure: RFC 8446 section 4.1.2; extension 1: RFC 6066 section 4.
+Three questions: is it a TLS ClientHello at all (so that plain HTTP gets its 400
+at once instead of being read as a record of 8 kB), which host does the client
+want, and does the hello ask for ``max_fragment_length``, which the kernel's
+sender does not honour.
+Structure: RFC 8446 section 4.1.2; extensions 0 and 1: RFC 6066 sections 3, 4.
 """
 
 from __future__ import annotations
 
 import enum
+import re
 
 from .records import HEADER_SIZE, MAX_CIPHERTEXT, ContentType
 
 __all__ = ["FirstBytes", "HelloReader", "classify_first_bytes"]
 
+_SERVER_NAME = 0
 _MAX_FRAGMENT_LENGTH = 1
+# What DNS host names are made of, and "_", which is in use. No byte that could
+# mean something in a head or a log line.
+_HOST_NAME = re.compile(rb"[A-Za-z0-9._-]{1,255}")
 _HTTP_METHODS = (
     b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"CONNECT ", b"OPTIONS ", b"TRACE ",
     b"PATCH ", b"PRI ",
@@ -29,33 +35,45 @@ class FirstBytes(enum.Enum):
     NOT_TLS = "not_tls"
 
 
-def classify_first_bytes(header: bytes) -> FirstBytes:
-    """Say what the first record header of a connection is.
+def classify_first_bytes(data: bytes) -> FirstBytes | None:
+    """Say what a connection starts with, as soon as that is certain.
 
     Args:
-        header: the first 5 bytes (SSLv2 hellos, which TLS 1.2 forbids, are NOT_TLS).
+        data: the first 1 to 5 bytes. SSLv2 hellos, which RFC 6176 forbids, are NOT_TLS.
+
+    Returns:
+        None while more bytes are needed to tell.
     """
-    length = header[3] << 8 | header[4]
-    if header[0] == ContentType.HANDSHAKE and header[1] == 3 and 0 < length <= MAX_CIPHERTEXT:
-        return FirstBytes.HANDSHAKE
-    if any(method.startswith(header) or header.startswith(method) for method in _HTTP_METHODS):
-        return FirstBytes.PLAIN_HTTP
+    if data[0] == ContentType.HANDSHAKE:
+        if data[1:2] not in (b"", b"\x03"):
+            return FirstBytes.NOT_TLS
+        if len(data) < HEADER_SIZE:
+            return None
+        length = data[3] << 8 | data[4]
+        return FirstBytes.HANDSHAKE if 0 < length <= MAX_CIPHERTEXT else FirstBytes.NOT_TLS
+    if any(method.startswith(data[: len(method)]) for method in _HTTP_METHODS):
+        return None if len(data) < 4 else FirstBytes.PLAIN_HTTP
     return FirstBytes.NOT_TLS
 
 
 class HelloReader:
     """Watch handshake records until the ClientHello is whole, then look at its extensions.
 
+    A hello that cannot be parsed has none of them: OpenSSL refuses it anyway.
+
     Attributes:
-        has_max_fragment_length: whether the hello carries extension 1. A hello
-            that cannot be parsed counts as not having it: OpenSSL refuses it anyway.
+        is_complete: whether there is nothing more to watch for.
+        has_max_fragment_length: whether the hello carries extension 1.
+        server_name: the host name of extension 0 in lower case, empty for none.
+            OpenSSL itself forgets it when a TLS 1.2 session is resumed.
     """
 
-    __slots__ = ("_message", "has_max_fragment_length", "is_complete")
+    __slots__ = ("_message", "has_max_fragment_length", "is_complete", "server_name")
 
     def __init__(self) -> None:
         self._message = b""
         self.has_max_fragment_length = False
+        self.server_name = ""
         self.is_complete = False
 
     def receive_record(self, record: bytes) -> None:
@@ -67,19 +85,31 @@ class HelloReader:
         if len(message) < 4 or len(message) < 4 + int.from_bytes(message[1:4], "big"):
             return
         self.is_complete = True
-        self.has_max_fragment_length = _MAX_FRAGMENT_LENGTH in _extension_types(message[4:])
+        extensions = _extensions(message[4:])
+        self.has_max_fragment_length = _MAX_FRAGMENT_LENGTH in extensions
+        self.server_name = _host_name(extensions.get(_SERVER_NAME, b""))
         self._message = b""
 
 
-def _extension_types(hello: bytes) -> set[int]:
-    """Collect extension numbers of a ClientHello body; stops where it is malformed."""
+def _extensions(hello: bytes) -> dict[int, bytes]:
+    """Collect the extensions of a ClientHello body; stops where it is malformed."""
     position = 2 + 32
     for width in (1, 2, 1):  # session id, cipher suites, compression methods
         size = int.from_bytes(hello[position : position + width], "big")
         position += width + size
     position += 2  # length of the extensions
-    found = set()
+    found = {}
     while position + 4 <= len(hello):
-        found.add(int.from_bytes(hello[position : position + 2], "big"))
-        position += 4 + int.from_bytes(hello[position + 2 : position + 4], "big")
+        kind = int.from_bytes(hello[position : position + 2], "big")
+        end = position + 4 + int.from_bytes(hello[position + 2 : position + 4], "big")
+        found[kind] = hello[position + 4 : end]
+        position = end
     return found
+
+
+def _host_name(extension: bytes) -> str:
+    """The one host_name of a server_name extension (RFC 6066 section 3)."""
+    name = extension[5 : 5 + int.from_bytes(extension[3:5], "big")]
+    if extension[2:3] != b"\0" or not _HOST_NAME.fullmatch(name):
+        return ""
+    return name.decode("ascii").lower()

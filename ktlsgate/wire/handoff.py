@@ -30,11 +30,11 @@ answers 502. So every reader acknowledges by reading; none needs to know.
 The verdict. How input ended (close_notify, or a cut) is known only to the gate
 in the modes TX and RELAY. In our dialect the receiver writes `RECEIVED`, one
 byte, when it has the head, and keeps the Unix connection open. The gate leaves
-that byte unread. When the input ends cleanly it reads the byte away and then
-closes: the receiver sees end of file. When the input was cut, or the gate dies,
-the connection is closed with the byte unread, and Linux turns that into
-ECONNRESET at the receiver, behind all data. The gate closes it before it ends
-the data stream, so that the verdict is always there when the end is read.
+that byte unread. When the input ends cleanly it reads the byte away first: the
+receiver sees an ordinary end. When the input was cut, or the gate dies, the
+connection is closed with the byte unread, and Linux turns that into ECONNRESET
+at the receiver, behind all data. In mode RELAY the gate does so before it ends
+the data stream, so that the verdict (SO_ERROR) is there when the end is read.
 The other way round a receiver that is done writes `FINISHED` before it ends its
 output in mode RELAY; without it the gate, too, calls the end a cut and sends no
 close_notify. A backend that never writes `RECEIVED` (nginx's dialect) has no

@@ -1,6 +1,6 @@
-"""The SCGI codec: a handoff as a netstring of names and values, and back.
+r"""The SCGI codec: a handoff as a netstring of names and values, and back.
 
-Format (https://python.ca/scgi/protocol.txt): ``<length>:`` then ``NAME\\0VALUE\\0``
+Format (https://python.ca/scgi/protocol.txt): ``<length>:`` then ``NAME\0VALUE\0``
 pairs, then ``,``. The block of nginx's fd_pass module comes first, name by name
 and in its order; a backend written for it reads us unchanged. Dialect `NGINX`
 is that block byte for byte: repeated header names stay repeated there, and none
@@ -191,7 +191,9 @@ class HandoffReader:
             self.wanted = _MAX_DIGITS + 1 - len(self._buffer)
             return False
         if int(digits) > MAX_HEAD:
-            raise HandoffMalformed(f"expected a head of at most {MAX_HEAD} bytes, got {int(digits)}")
+            raise HandoffMalformed(
+                f"expected a head of at most {MAX_HEAD} bytes, got {int(digits)}"
+            )
         self._end = len(digits) + 1 + int(digits) + 1
         if len(self._buffer) > self._end:
             raise HandoffMalformed(f"expected a head, got a netstring of {int(digits)} bytes")
@@ -215,7 +217,8 @@ def _check(head: ReceivedHead, *, first: str) -> None:
     if first != "CONTENT_LENGTH":
         raise HandoffMalformed(f"expected CONTENT_LENGTH first, got {first[:32]!r}")
     if head.environ.get("SCGI") != "1+fd_pass":
-        raise HandoffMalformed(f"expected SCGI 1+fd_pass, got {head.environ.get('SCGI', '')[:32]!r}")
+        named = head.environ.get("SCGI", "")
+        raise HandoffMalformed(f"expected SCGI 1+fd_pass, got {named[:32]!r}")
     missing = [name for name in _REQUIRED if name not in head.environ]
     if missing:
         raise HandoffMalformed(f"expected {missing[0]}, got a head without it")

@@ -70,9 +70,7 @@ class TrafficSecret:
 
     def next_generation(self) -> TrafficSecret:
         """Compute the secret that follows a KeyUpdate (RFC 8446 section 7.2)."""
-        secret = expand_label(
-            self.secret, b"traffic upd", len(self.secret), self.suite.hash_name
-        )
+        secret = expand_label(self.secret, b"traffic upd", len(self.secret), self.suite.hash_name)
         return TrafficSecret(secret=secret, suite=self.suite)
 
 

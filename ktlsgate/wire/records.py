@@ -50,6 +50,10 @@ class RecordReader:
         """Whether the stream stopped inside a record."""
         return bool(self._buffer)
 
+    def peek(self) -> bytes:
+        """The part of the next record that is here."""
+        return self._buffer
+
     def receive_data(self, data: bytes) -> bytes | None:
         """Take at most `wanted` bytes.
 

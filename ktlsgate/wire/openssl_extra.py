@@ -1,0 +1,47 @@
+"""The few OpenSSL functions that pyOpenSSL has no method for.
+
+Rule: the only module that touches pyOpenSSL's and cryptography's private parts.
+Every function asks whether the thing is there and has an answer for when it is
+not; nothing else in the package may depend on more than these answers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cryptography.hazmat.bindings.openssl.binding import Binding
+from OpenSSL import SSL
+
+__all__ = ["is_session_reused", "set_ciphersuites"]
+
+_lib: Any = Binding().lib
+
+
+def set_ciphersuites(context: SSL.Context, names: str) -> bool:
+    """Choose TLS 1.3 suites (pyOpenSSL has a method for it since 25.2).
+
+    Returns:
+        Whether OpenSSL took them; False also where no way leads to the function.
+    """
+    method = getattr(context, "set_tls13_ciphersuites", None)
+    if method is not None:
+        try:
+            method(names.encode())
+        except SSL.Error:
+            return False
+        return True
+    function = getattr(_lib, "SSL_CTX_set_ciphersuites", None)
+    if function is None:
+        return False
+    taken = bool(function(context._context, names.encode()) == 1)  # noqa: SLF001
+    if not taken:
+        _lib.ERR_clear_error()
+    return taken
+
+
+def is_session_reused(connection: SSL.Connection) -> bool:
+    """Whether the handshake continued an earlier session; False where unknown."""
+    function = getattr(_lib, "SSL_session_reused", None)
+    if function is None:
+        return False
+    return bool(function(connection._ssl))  # noqa: SLF001

@@ -1,0 +1,94 @@
+"""OpenSSL's record layer over memory BIOs, for connections that the kernel does not hold.
+
+Rule: ciphertext in, plaintext out, and the reverse; nothing here reads or writes
+a socket. After the sending key went into the kernel (mode TX) whatever OpenSSL
+still wants to send must be thrown away by the caller (invariant I4): its
+sequence numbers are stale. It wants to when a client asks for a KeyUpdate or
+tries to renegotiate; decryption goes on regardless.
+"""
+
+from __future__ import annotations
+
+from OpenSSL import SSL
+
+from ..errors import RemoteProtocolError
+
+__all__ = ["RecordLayer", "drain_output", "openssl_reason"]
+
+_CHUNK = 65_536
+
+
+def drain_output(connection: SSL.Connection) -> bytes:
+    """Take everything that OpenSSL wants to send."""
+    output = b""
+    while True:
+        try:
+            output += connection.bio_read(_CHUNK)
+        except SSL.WantReadError:
+            return output
+
+
+def openssl_reason(error: SSL.Error) -> str:
+    """The last reason in an OpenSSL error queue, or ``unexpected end``."""
+    queue = error.args[0] if error.args else ()
+    return str(queue[-1][-1]) if queue and isinstance(queue, (list, tuple)) else "unexpected end"
+
+
+class RecordLayer:
+    """An established connection in user space.
+
+    Attributes:
+        is_closed: whether the peer's close_notify came: nothing more will.
+    """
+
+    __slots__ = ("_connection", "_error", "is_closed")
+
+    def __init__(self, connection: SSL.Connection) -> None:
+        self._connection = connection
+        self._error: RemoteProtocolError | None = None
+        self.is_closed = False
+
+    def receive_data(self, data: bytes) -> bytes:
+        """Decrypt what came from the peer; partial records wait inside.
+
+        Returns:
+            All plaintext that is whole, ``b""`` for none.
+
+        Raises:
+            RemoteProtocolError: a bad record or a fatal alert. Plaintext in front of
+                it is returned first; the call after that raises.
+        """
+        if self._error:
+            raise self._error
+        if data:
+            self._connection.bio_write(data)
+        chunks = []
+        try:
+            while not self.is_closed:
+                chunks.append(self._connection.recv(_CHUNK))
+        except SSL.WantReadError:
+            pass
+        except SSL.ZeroReturnError:
+            self.is_closed = True
+        except SSL.Error as exc:
+            self._error = RemoteProtocolError(f"expected a TLS record, got {openssl_reason(exc)}")
+            if not chunks:
+                raise self._error from exc
+        return b"".join(chunks)
+
+    def send_data(self, data: bytes) -> bytes:
+        """Encrypt: plaintext of any size in, whole records out."""
+        self._connection.sendall(data)
+        return drain_output(self._connection)
+
+    def data_to_send(self) -> bytes:
+        """What OpenSSL wants to send by itself: alerts, answers to KeyUpdates."""
+        return drain_output(self._connection)
+
+    def send_close_notify(self) -> bytes:
+        """Say goodbye; nothing may be sent after it."""
+        try:
+            self._connection.shutdown()
+        except SSL.Error:  # a connection that failed cannot say goodbye
+            return b""
+        return drain_output(self._connection)
