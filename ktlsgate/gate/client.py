@@ -1,0 +1,251 @@
+"""The client's stream in plain bytes, whoever does the crypto.
+
+Two shapes with the same three calls: `KernelClient` where the socket itself
+carries plain bytes (offloaded both ways, or no TLS at all), `RelayedClient`
+where OpenSSL still decrypts. Reading the head is where they differ most:
+
+* `KernelClient` looks (MSG_PEEK), scans, and then takes exactly the head. Every
+  byte behind it (a POST body, a pipelined request, a WebSocket frame) stays in
+  the socket for whoever gets it. Of an incomplete head everything is taken, so
+  that a level-triggered wait does not spin on bytes already seen.
+* `RelayedClient` cannot look into a record without decrypting it; what it
+  decrypted behind the head is the first thing to be relayed.
+
+Ending: `say_goodbye` is for connections that the gate answers itself. It sends
+close_notify, then half closes, then reads away what the client still sends, for
+a moment: closing with unread bytes would make the kernel send RST, which can
+destroy our answer before the client has read it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+
+import trio
+
+from ..errors import RemoteProtocolError
+from ..kernel.records import recv_record, send_record
+from ..wire.http_head import HeadLimits, RequestHead, scan_head
+from ..wire.messages import CLOSE_NOTIFY, AlertDescription, HandshakeType, build_alert, parse_alert
+from ..wire.record_layer import RecordLayer
+from ..wire.records import ContentType
+from .stream import peek, recv, recv_exactly, send_all
+
+__all__ = ["ClientGone", "KernelClient", "RelayedClient"]
+
+_CHUNK = 65_536
+_LINGER_SECONDS = 1.0
+_LINGER_BYTES = 262_144
+
+# What recv says of a record that the kernel refuses (observed on Linux 6.1 to 7.2).
+_BAD_RECORD = frozenset((errno.EBADMSG, errno.EMSGSIZE, errno.EINVAL, errno.EKEYEXPIRED))
+
+
+class ClientGone(RemoteProtocolError):
+    """The client ended the connection, or made it unusable, before its head was whole.
+
+    Attributes:
+        reason: one word for counters.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        """Keep the reason beside the text."""
+        super().__init__(message)
+        self.reason = reason
+
+
+class KernelClient:
+    """A client whose socket carries plain bytes."""
+
+    __slots__ = ("_is_tls", "sock")
+
+    def __init__(self, sock: socket.socket, *, is_tls: bool) -> None:
+        """Wrap a socket, offloaded both ways if ``is_tls``."""
+        self.sock = sock
+        self._is_tls = is_tls
+
+    async def read_head(self, limits: HeadLimits) -> tuple[RequestHead, bytes]:
+        """Take exactly the request head from the socket.
+
+        Returns:
+            The head, and nothing behind it.
+
+        Raises:
+            HeadRejected: with an HTTP status.
+            ClientGone: there will be no head.
+
+        Cancellation: bytes of an incomplete head are lost with the connection.
+        """
+        buffer = b""
+        while True:
+            data = await self._look(limits.max_bytes + 1 - len(buffer), has_begun=bool(buffer))
+            found = scan_head(buffer + data, limits=limits, checked=len(buffer))
+            taken = found[1] - len(buffer) if found else len(data)
+            buffer += await recv_exactly(self.sock, taken)
+            if found:
+                return found[0], b""
+
+    async def _look(self, size: int, *, has_begun: bool) -> bytes:
+        while True:
+            try:
+                data = await peek(self.sock, size)
+            except OSError as exc:
+                self._explain(exc)
+                continue
+            if data:
+                return data
+            raise ClientGone("cut" if has_begun else "closed", _end_of_stream(has_begun=has_begun))
+
+    def _explain(self, error: OSError) -> None:
+        """Turn an error of recv into a reason; return when reading may go on."""
+        if self._is_tls and error.errno == errno.EIO:
+            self._take_control_record()
+            return
+        if self._is_tls and error.errno in _BAD_RECORD:
+            raise ClientGone("bad_record", f"expected a TLS record: {error.strerror}") from error
+        raise ClientGone("reset", f"the client is gone: {error.strerror}") from error
+
+    def _take_control_record(self) -> None:
+        """Take the record that plain reads trip over (EIO) and judge it."""
+        content_type, data = recv_record(self.sock, 16_384, socket.MSG_DONTWAIT)
+        if content_type == ContentType.ALERT:
+            alert = parse_alert(data[:2].ljust(2, b"\0"))
+            if alert.description == AlertDescription.CLOSE_NOTIFY:
+                raise ClientGone("closed", "expected a request, got close_notify")
+            if alert.is_fatal:
+                raise ClientGone("alert", f"expected a request, got the alert {alert.name}")
+            return
+        if content_type == ContentType.HANDSHAKE and data[:1] == bytes((HandshakeType.KEY_UPDATE,)):
+            raise ClientGone("key_update", "expected a request, got a KeyUpdate")
+        alarm = build_alert(AlertDescription.UNEXPECTED_MESSAGE, is_fatal=True)
+        with contextlib.suppress(OSError):
+            send_record(self.sock, ContentType.ALERT, alarm, socket.MSG_DONTWAIT)
+        raise ClientGone(
+            "unexpected_record", f"expected a request, got a record of type {content_type}"
+        )
+
+    async def send_all(self, data: bytes) -> None:
+        """Send plain bytes."""
+        await send_all(self.sock, data)
+
+    async def say_goodbye(self) -> None:
+        """End an answered connection so that the client surely reads the answer."""
+        if self._is_tls:
+            with contextlib.suppress(OSError):
+                send_record(self.sock, ContentType.ALERT, CLOSE_NOTIFY, socket.MSG_DONTWAIT)
+        await linger(self.sock)
+
+
+class RelayedClient:
+    """A client whose records OpenSSL decrypts; the kernel may encrypt what is sent (TX)."""
+
+    __slots__ = ("_kernel_sends", "_lock", "records", "sock")
+
+    def __init__(self, sock: socket.socket, records: RecordLayer, *, kernel_sends: bool) -> None:
+        """Wrap a socket and its record layer."""
+        self.sock = sock
+        self.records = records
+        self._kernel_sends = kernel_sends
+        # Records must go out in the order in which they were made, and both
+        # directions make some (OpenSSL answers KeyUpdates while it reads).
+        self._lock = trio.Lock()
+
+    async def receive(self) -> bytes:
+        """Receive the next plain bytes; ``b""`` is a clean end (close_notify).
+
+        Raises:
+            ClientGone: the stream was cut (``cut``, ``reset``) or broken (``bad_record``).
+        """
+        while True:
+            if self.records.is_closed:
+                return b""
+            try:
+                data = await recv(self.sock, _CHUNK)
+            except OSError as exc:
+                raise ClientGone("reset", f"the client is gone: {exc.strerror}") from exc
+            if not data:
+                raise ClientGone("cut", "expected close_notify, got end of file")
+            plain = self._decrypt(data)
+            await self._send_own_records()
+            if plain:
+                return plain
+
+    def _decrypt(self, data: bytes) -> bytes:
+        try:
+            return self.records.receive_data(data)
+        except RemoteProtocolError as exc:
+            raise ClientGone("bad_record", str(exc)) from exc
+
+    async def _send_own_records(self) -> None:
+        """Send what OpenSSL has to say itself, or drop it where the kernel sends (I4)."""
+        output = self.records.data_to_send()
+        if output and not self._kernel_sends:
+            with contextlib.suppress(OSError):
+                async with self._lock:
+                    await send_all(self.sock, output)
+
+    async def read_head(self, limits: HeadLimits) -> tuple[RequestHead, bytes]:
+        """Read the request head.
+
+        Returns:
+            The head, and what was decrypted behind it.
+
+        Raises:
+            HeadRejected: with an HTTP status.
+            ClientGone: there will be no head.
+        """
+        buffer = b""
+        while True:
+            try:
+                data = await self.receive()
+            except ClientGone as exc:
+                # Before its first byte a client may leave as it likes.
+                reason = "closed" if exc.reason == "cut" and not buffer else exc.reason
+                raise ClientGone(reason, str(exc)) from exc
+            if not data:
+                raise ClientGone("closed", "expected a request, got close_notify")
+            checked, buffer = len(buffer), buffer + data
+            found = scan_head(buffer, limits=limits, checked=checked)
+            if found:
+                return found[0], buffer[found[1] :]
+
+    async def send_all(self, data: bytes) -> None:
+        """Send plain bytes.
+
+        Raises:
+            OSError: the client is gone.
+        """
+        async with self._lock:
+            await send_all(self.sock, data if self._kernel_sends else self.records.send_data(data))
+
+    async def send_close_notify(self) -> None:
+        """Say that nothing more will be sent; errors do not matter any more."""
+        with contextlib.suppress(OSError):
+            if self._kernel_sends:
+                send_record(self.sock, ContentType.ALERT, CLOSE_NOTIFY, socket.MSG_DONTWAIT)
+                return
+            async with self._lock:
+                await send_all(self.sock, self.records.send_close_notify())
+
+    async def say_goodbye(self) -> None:
+        """End an answered connection so that the client surely reads the answer."""
+        await self.send_close_notify()
+        await linger(self.sock)
+
+
+def _end_of_stream(*, has_begun: bool) -> str:
+    return f"expected {'the rest of the head' if has_begun else 'a request'}, got end of file"
+
+
+async def linger(sock: socket.socket) -> None:
+    """Half close, then read and forget for at most a second and 256 KiB."""
+    with contextlib.suppress(OSError), trio.move_on_after(_LINGER_SECONDS):
+        sock.shutdown(socket.SHUT_WR)
+        total = 0
+        while total < _LINGER_BYTES:
+            data = await recv(sock, _CHUNK)
+            if not data:
+                return
+            total += len(data)

@@ -1,0 +1,144 @@
+"""Give a head and a descriptor to a backend, and know whether it took them.
+
+Keeps invariant I1 (one owner): ownership moves at the acknowledgement, not at
+``sendmsg``. `ktlsgate.wire.handoff` tells what counts as one and why every
+reader gives it. Until then the gate can still answer the client.
+
+No checkpoint stands between the acknowledgement and the caller's knowledge of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+
+import trio
+
+from ..config import Backend
+from ..errors import BackendFailed, BackendUnavailable
+from ..kernel.ancillary import peer_credentials, send_fds, unread_bytes
+from .stream import send_all
+
+__all__ = ["hand_off"]
+
+_FIRST_PAUSE = 0.001
+_LAST_PAUSE = 0.05
+
+_ABSENT = {
+    errno.ENOENT: ("backend_absent", "no socket file"),
+    errno.ECONNREFUSED: ("backend_absent", "nobody listens"),
+    errno.EACCES: ("backend_forbidden", "no permission to connect"),
+    errno.EPERM: ("backend_forbidden", "no permission to connect"),
+}
+
+
+async def hand_off(
+    backend: Backend, head: bytes, descriptor: socket.socket, *, keeps_open: bool
+) -> socket.socket:
+    """Pass a descriptor to a backend and wait until it has taken it.
+
+    Args:
+        backend: where to.
+        head: the encoded handoff.
+        descriptor: goes along on the first byte; stays the caller's to close.
+        keeps_open: whether input follows the head (mode TX). Otherwise the
+            sending side is shut down behind it.
+
+    Returns:
+        The Unix connection, the caller's to close.
+
+    Raises:
+        BackendUnavailable: nobody is there, or does not accept (503).
+        BackendFailed: the wrong user listens, or the backend went away (502).
+
+    Cancellation: the backend may still take the descriptor later. Who answers the
+    client after that must shut its socket down, which all holders feel.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    with contextlib.ExitStack() as undo:
+        undo.callback(sock.close)
+        undo.callback(trio.lowlevel.notify_closing, sock)
+        await _connect(sock, backend)
+        _check_peer(sock, backend)
+        try:
+            await _send_head(sock, head, descriptor)
+            if not keeps_open:
+                sock.shutdown(socket.SHUT_WR)
+            await _wait_acknowledged(sock)
+        except OSError as exc:
+            raise BackendFailed(
+                "backend_died", f"backend {backend.name} went away: {exc.strerror}"
+            ) from exc
+        undo.pop_all()
+    return sock
+
+
+async def _connect(sock: socket.socket, backend: Backend) -> None:
+    address = backend.address
+    where = "\0" + address[1:] if address.startswith("@") else address
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            sock.connect(where)
+            return
+        except BlockingIOError:  # its queue is full; the deadline is the caller's
+            await trio.sleep(pause)
+            pause = min(2 * pause, _LAST_PAUSE)
+        except OSError as exc:
+            reason, text = _ABSENT.get(exc.errno or 0, ("backend_absent", exc.strerror))
+            raise BackendUnavailable(
+                reason, f"backend {backend.name} at {address}: {text}"
+            ) from exc
+
+
+def _check_peer(sock: socket.socket, backend: Backend) -> None:
+    if backend.peer_uid is None:
+        return
+    uid = peer_credentials(sock).uid
+    if uid != backend.peer_uid:
+        raise BackendFailed(
+            "backend_wrong_user",
+            f"backend {backend.name}: expected uid {backend.peer_uid} to listen, got {uid}",
+        )
+
+
+async def _send_head(sock: socket.socket, head: bytes, descriptor: socket.socket) -> None:
+    """Send all of the head, the descriptor on its first byte; a short send is continued."""
+    while True:
+        try:
+            sent = send_fds(sock, head, [descriptor.fileno()])
+            break
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(sock)
+    if sent < len(head):
+        await send_all(sock, head[sent:])
+
+
+async def _wait_acknowledged(sock: socket.socket) -> None:
+    """Return when the peer has read everything we sent.
+
+    A peer that closes after reading wakes us; one that does not is asked about,
+    at growing intervals: the kernel signals no such thing.
+    """
+    pause = _FIRST_PAUSE
+    is_waitable = True
+    while unread_bytes(sock):
+        if is_waitable:
+            with trio.move_on_after(pause):
+                await trio.lowlevel.wait_readable(sock)
+        else:
+            await trio.sleep(pause)
+        pause = min(2 * pause, _LAST_PAUSE)
+        try:
+            sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)  # raises when it was reset
+        except BlockingIOError:
+            continue
+        is_waitable = False  # it stays readable: half closed, or an answer waits
+    _raise_if_reset(sock)
+
+
+def _raise_if_reset(sock: socket.socket) -> None:
+    """Closing a Unix socket with bytes unread frees them, but resets us."""
+    with contextlib.suppress(BlockingIOError):
+        sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)

@@ -1,0 +1,141 @@
+"""Established → keys → kernel, and what to do where the kernel holds less.
+
+Decides per connection how much goes to the kernel and does it. Keeps invariant
+I4 (no second writer): once the sending key is installed OpenSSL never writes
+again; with both installed its object is gone.
+
+Order: all output sent (the handshake saw to it), TX, then RX, each checked by
+getsockopt. If TX is refused nothing has changed and OpenSSL carries on. If RX is
+refused after TX, OpenSSL goes on receiving and the kernel sends.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..config import Offload
+from ..errors import KtlsUnavailable
+from ..kernel.ktls import has_rx, has_tx, install_rx, install_tx
+from ..wire.ciphers import CipherSuite
+from ..wire.crypto_info import RxCryptoInfo
+from ..wire.handshake import Established, Handshake
+from ..wire.record_layer import RecordLayer
+
+__all__ = ["OffloadTable", "Offloaded", "offload"]
+
+
+class OffloadTable(Protocol):
+    """What the start-up probe found: `ktlsgate.kernel.probe.OffloadTable`."""
+
+    @property
+    def ulp_reason(self) -> str:
+        """Why nothing can be offloaded here, in words; empty when something can."""
+
+    def supports(self, suite: CipherSuite) -> Offload:
+        """Which directions this kernel does for a suite."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offloaded:
+    """Who does the crypto now.
+
+    Attributes:
+        offload: what the kernel holds.
+        reason: why it is not more, one word for counters; empty when it is all.
+        detail: the same in words.
+        records: OpenSSL's record layer for what the kernel does not hold; None for BOTH.
+    """
+
+    offload: Offload
+    reason: str = ""
+    detail: str = ""
+    records: RecordLayer | None = None
+
+
+def _refusal(
+    handshake: Handshake,
+    established: Established,
+    table: OffloadTable,
+    most: Offload,
+    ulp_reason: str,
+) -> str:
+    """The reason why nothing can be offloaded, empty when something can."""
+    suite = established.suite
+    if most is Offload.NONE:
+        return "policy"
+    if suite is None:
+        return "cipher"
+    if established.has_max_fragment_length:
+        # The kernel writes records of 16384 bytes whatever the client can take (RFC 6066 4).
+        return "max_fragment_length"
+    if ulp_reason:
+        return "no_ulp"
+    if table.supports(suite) is Offload.NONE:
+        return "kernel"
+    if handshake.has_pending_data:
+        return "pending_data"
+    return ""
+
+
+def offload(
+    sock: socket.socket,
+    handshake: Handshake,
+    established: Established,
+    *,
+    table: OffloadTable,
+    most: Offload,
+    ulp_reason: str = "",
+) -> Offloaded:
+    """Move as much of a connection into the kernel as kernel, client and operator allow.
+
+    Args:
+        sock: the client's socket, ULP attached unless ``ulp_reason`` says otherwise.
+        handshake: established, its output sent; used up by this call.
+        established: what it agreed on.
+        table: what the kernel can do.
+        most: the operator's bound.
+        ulp_reason: why the ULP could not be attached to this socket.
+    """
+    reason = _refusal(handshake, established, table, most, ulp_reason)
+    if reason:
+        return _keep_all(handshake, reason, ulp_reason if reason == "no_ulp" else "")
+    suite = established.suite
+    if suite is None:
+        raise AssertionError("a suite without a kernel cipher is refused above")
+    tx, rx = handshake.derive_keys(suite)
+    try:
+        install_tx(sock, tx)
+    except KtlsUnavailable as exc:
+        return _keep_all(handshake, "key_refused", str(exc))
+    if not has_tx(sock):
+        raise AssertionError("the kernel took the sending key and does not have it")
+    return _offload_rx(sock, handshake, rx, _bound(table.supports(suite), most))
+
+
+def _bound(able: Offload, most: Offload) -> Offload:
+    return Offload.BOTH if able is most is Offload.BOTH else Offload.TX
+
+
+def _offload_rx(
+    sock: socket.socket, handshake: Handshake, rx: RxCryptoInfo, wanted: Offload
+) -> Offloaded:
+    reason, detail = "tx_only", ""
+    if wanted is Offload.BOTH:
+        try:
+            install_rx(sock, rx)
+        except KtlsUnavailable as exc:
+            reason, detail = "key_refused", str(exc)
+        else:
+            if not has_rx(sock):
+                raise AssertionError("the kernel took the receiving key and does not have it")
+            handshake.forget()
+            return Offloaded(offload=Offload.BOTH)
+    records = handshake.into_record_layer()
+    return Offloaded(offload=Offload.TX, reason=reason, detail=detail, records=records)
+
+
+def _keep_all(handshake: Handshake, reason: str, detail: str) -> Offloaded:
+    records = handshake.into_record_layer()
+    return Offloaded(offload=Offload.NONE, reason=reason, detail=detail, records=records)

@@ -1,0 +1,207 @@
+"""The process that serves: listeners, signals, Trio, the end.
+
+Order at start, so that everything that can be wrong is said before the first
+client: certificates, OpenSSL contexts, the kernel's abilities, log, ports.
+
+TERM and INT: stop accepting, wait for what the gate still holds (at most
+``drain_timeout``), end. Nothing that was handed over is touched: it is not ours.
+A second signal ends at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import trio
+from OpenSSL import SSL
+
+from ..config import Config, KtlsPolicy, Listener, Offload
+from ..errors import ConfigError
+from ..gate.listener import Gatekeeper, serve_listener
+from ..gate.report import Report
+from ..gate.session import SessionContext
+from ..kernel.privileges import forbid_dumps, raise_open_files
+from ..kernel.probe import OffloadTable, probe_offload
+from ..kernel.sockets import bind_listeners, format_address, unmap_address
+from ..metrics import Metrics
+from ..wire.tls_context import build_server_context
+from .certificates import load_client_ca, load_identity
+from .logs import open_logs
+
+__all__ = ["build_tls", "run"]
+
+_log = logging.getLogger("ktlsgate")
+
+EXIT_CLEAN = 0
+EXIT_FAILED = 1
+EXIT_DRAIN_TIMED_OUT = 3
+
+
+def build_tls(config: Config) -> SSL.Context | None:
+    """Read the certificates and make the context that all TLS listeners share.
+
+    Raises:
+        ConfigError: with the file or the key at fault.
+    """
+    if config.certificate is None:
+        return None
+    identity = load_identity(config.certificate)
+    for warning in identity.warnings:
+        _log.warning("%s", warning)
+    client_cas = load_client_ca(config.tls.client_ca) if config.tls.client_ca else ()
+    return build_server_context(config.tls, identity.chain, identity.key, client_cas)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bound:
+    """One listening socket and what its sessions share."""
+
+    sock: socket.socket
+    context: SessionContext
+
+
+def run(config: Config, ready: Callable[[list[tuple[str, int]]], None] | None = None) -> int:
+    """Serve until a signal.
+
+    Args:
+        config: checked.
+        ready: called once with the addresses bound, when clients can connect.
+
+    Returns:
+        0 after everything was done, 3 when the drain timed out.
+
+    Raises:
+        ConfigError: a certificate, a port or the kernel does not allow it.
+    """
+    forbid_dumps()
+    with ExitStack() as cleanup:
+        report = cleanup.enter_context(open_logs(config.logging)).write_report
+        tls = build_tls(config)
+        table = _probe(config)
+        metrics = Metrics()
+        bound = _bind(config, tls, table, metrics, report)
+        for one in bound:
+            cleanup.callback(one.sock.close)
+        open_files = raise_open_files()
+        if open_files < 2 * config.limits.max_connections:
+            _log.warning(
+                "the limit of open files is %d: at most %d connections can be relayed at once",
+                open_files,
+                open_files // 4,
+            )
+        addresses = [unmap_address(one.sock.getsockname()) for one in bound]
+        for one, address in zip(bound, addresses, strict=True):
+            scheme = "https" if one.context.tls else "http"
+            _log.info("listening on %s://%s", scheme, format_address(address))
+        if ready:
+            ready(addresses)
+        return trio.run(_serve, config, bound, strict_exception_groups=True)
+
+
+def _probe(config: Config) -> OffloadTable:
+    """Ask the kernel once; say in one line what it allows."""
+    table = probe_offload()
+    _log.info("%s", table.summary())
+    required = [
+        listener
+        for listener in config.listeners
+        if listener.tls
+        and listener.ktls is KtlsPolicy.REQUIRE
+        and listener.offload is not Offload.NONE
+    ]
+    if required and table.ulp_reason:
+        raise ConfigError(
+            f'listen {required[0].address}: ktls = "require": expected'
+            f" a kernel with kTLS, "
+            f"got one without: {table.ulp_reason}"
+        )
+    return table
+
+
+def _bind(
+    config: Config,
+    tls: SSL.Context | None,
+    table: OffloadTable,
+    metrics: Metrics,
+    report: Report,
+) -> list[_Bound]:
+    bound: list[_Bound] = []
+    for listener in config.listeners:
+        context = SessionContext.make(
+            listener=listener,
+            tls=tls if listener.tls else None,
+            table=table,
+            routes=config.routes,
+            limits=config.limits,
+            metrics=metrics,
+            report=report,
+        )
+        try:
+            socks = _bind_one(listener)
+        except ConfigError:
+            for one in bound:
+                one.sock.close()
+            raise
+        bound += [_Bound(sock=sock, context=context) for sock in socks]
+    return bound
+
+
+def _bind_one(listener: Listener) -> list[socket.socket]:
+    try:
+        return bind_listeners(listener.address, listener.backlog)
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+        raise ConfigError(
+            f"listen {listener.address}: expected an address to bind, got {reason}"
+        ) from exc
+
+
+async def _serve(config: Config, bound: list[_Bound]) -> int:
+    gatekeeper = Gatekeeper(config.limits.max_connections)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as sessions:
+            async with trio.open_nursery() as accepting:
+                for one in bound:
+                    accepting.start_soon(
+                        serve_listener, one.sock, one.context, gatekeeper, sessions
+                    )
+                await _wait_signal(signals, gatekeeper)
+                accepting.cancel_scope.cancel()
+            for one in bound:
+                trio.lowlevel.notify_closing(one.sock)
+                one.sock.close()
+            is_drained = await _drain(gatekeeper, config.limits.drain_timeout, signals)
+            sessions.cancel_scope.cancel()
+    if is_drained:
+        _log.info("ended")
+        return EXIT_CLEAN
+    return EXIT_DRAIN_TIMED_OUT
+
+
+async def _wait_signal(signals: AsyncIterator[int], gatekeeper: Gatekeeper) -> None:
+    number = await signals.__anext__()
+    _log.info(
+        "%s: no longer accepting, %d connections held", signal.Signals(number).name, gatekeeper.held
+    )
+
+
+async def _drain(gatekeeper: Gatekeeper, timeout: float, signals: AsyncIterator[int]) -> bool:
+    """Wait until nothing is held; whether that came before the time and a second signal."""
+    with trio.move_on_after(timeout) as limit:
+        async with trio.open_nursery() as nursery:
+
+            async def hurry() -> None:
+                await signals.__anext__()
+                limit.cancel()
+
+            nursery.start_soon(hurry)
+            await gatekeeper.wait_empty()
+            nursery.cancel_scope.cancel()
+    if limit.cancelled_caught:
+        _log.warning("ended with %d connections held", gatekeeper.held)
+    return not limit.cancelled_caught
