@@ -1,0 +1,178 @@
+"""What goes to the client, and how its end is said, by mode.
+
+Data goes to the descriptor in every mode, and the kernel (or the gate behind a
+socketpair) does the rest. The end is close_notify where the kernel encrypts,
+`FINISHED` on the verdict connection where the gate does, and always a shutdown of
+the sending side behind it.
+
+No call waits: each has MSG_DONTWAIT, which also keeps clear of a bug in Linux 6.1
+and before 6.12.105 (a signal during a blocking send kills a kTLS connection).
+`os.sendfile` knows no such flag: on a blocking descriptor, whose O_NONBLOCK is not
+ours to set, the file is read and sent instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+
+from ..errors import LocalProtocolError
+from ..kernel import ktls
+from ..kernel.records import recv_record, send_record
+from ..wire.handoff import FINISHED, Mode
+from ..wire.messages import CLOSE_NOTIFY
+from ..wire.records import ContentType
+from .arrival import ReceivedHandoff
+from .client_input import peer_error
+
+__all__ = ["ClientOutput"]
+
+_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+# One call's share of a file: long enough to cost little, short enough to let others run.
+_FILE_STEP = 1 << 20
+_COPY_STEP = 1 << 16
+# What is read away before the close: as much as a client can be expected to have
+# sent while our last answer was on its way.
+_LINGER_BYTES = 1 << 16
+
+
+class ClientOutput:
+    """Send to the client, end the sending, and close; nothing here waits.
+
+    Attributes:
+        socket: what becomes writable.
+        has_ended: whether the end was said; nothing may be sent then.
+    """
+
+    def __init__(self, received: ReceivedHandoff) -> None:
+        self.socket = received.descriptor
+        self.has_ended = False
+        self._mode = received.head.mode
+        self._verdict = received.unix if received.head.is_ours else None
+        self._say_end = self._ends()[self._mode]
+
+    def _ends(self) -> dict[Mode, Callable[[], None]]:
+        return {
+            Mode.PLAIN: lambda: None,
+            Mode.BOTH: self._send_close_notify,
+            Mode.TX: self._send_close_notify,
+            Mode.RELAY: self._send_finished,
+        }
+
+    def send(self, data: bytes | bytearray | memoryview) -> int:
+        """Send the beginning of ``data``.
+
+        Returns:
+            How many bytes went, at least 1.
+
+        Raises:
+            BlockingIOError: none did.
+            RemoteProtocolError: the connection is broken.
+        """
+        self._expect_open()
+        try:
+            return self.socket.send(data, _FLAGS)
+        except BlockingIOError:
+            raise
+        except OSError as exc:
+            raise peer_error(exc) from exc
+
+    def send_file(self, fd: int, offset: int, count: int | None) -> int:
+        """Send the next piece of a file; 0 at its end.
+
+        Args:
+            fd: a regular file; its own position is neither used nor moved.
+            offset: where in the file, in bytes.
+            count: at most so many bytes, None for all.
+
+        Raises:
+            BlockingIOError: nothing went.
+            RemoteProtocolError: the connection is broken.
+            OSError: the file cannot be read.
+        """
+        self._expect_open()
+        size = _FILE_STEP if count is None else min(count, _FILE_STEP)
+        if os.get_blocking(self.socket.fileno()):
+            data = os.pread(fd, min(size, _COPY_STEP), offset)
+            return self.send(data) if data else 0
+        # A directory, a closed or a write-only file: the file's fault, told as it is.
+        os.pread(fd, 0, offset)
+        try:
+            return os.sendfile(self.socket.fileno(), fd, offset, size)
+        except BlockingIOError:
+            raise
+        except OSError as exc:
+            raise peer_error(exc) from exc
+
+    def end(self) -> None:
+        """Say the end and shut the sending side down. Idempotent.
+
+        Raises:
+            BlockingIOError: the send buffer is full; nothing happened.
+            RemoteProtocolError: the connection is broken.
+        """
+        if self.has_ended:
+            return
+        try:
+            self._say_end()
+            self.has_ended = True
+            self.socket.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            raise
+        except OSError as exc:
+            raise peer_error(exc) from exc
+
+    def close(self, *, is_complete: bool) -> None:
+        """Close the descriptor, without waiting and without errors.
+
+        Args:
+            is_complete: whether to say the end first, in one try: with a full send
+                buffer the client gets no close_notify. If not, the client sees a cut.
+        """
+        if is_complete and not self.has_ended:
+            with contextlib.suppress(OSError):
+                self._say_end()
+        self.has_ended = True
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+        self._drain()
+        # In mode TX the gate holds this socket, too, and must learn that it is over.
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+    def _expect_open(self) -> None:
+        if self.has_ended:
+            raise LocalProtocolError("expected no more data after the end of the output")
+
+    def _drain(self) -> None:
+        """Read away what is there.
+
+        Closing over unread bytes makes Linux send a reset, and a reset can destroy
+        the last answer in the client's own buffers.
+        """
+        if self._mode is Mode.TX:
+            return  # the input is the gate's to read
+        taken = 0
+        with contextlib.suppress(OSError):
+            while taken < _LINGER_BYTES:
+                _, data = recv_record(self.socket, _LINGER_BYTES, socket.MSG_DONTWAIT)
+                if not data:
+                    return
+                taken += len(data)
+
+    def _send_close_notify(self) -> None:
+        send_record(self.socket, ContentType.ALERT, CLOSE_NOTIFY, _FLAGS)
+
+    def _send_finished(self) -> None:
+        if self._verdict is not None:
+            # A gate that has closed its end needs no verdict any more.
+            with contextlib.suppress(ConnectionError):
+                self._verdict.send(FINISHED, _FLAGS)
+
+    @property
+    def is_ktls_tx(self) -> bool:
+        """Whether the kernel encrypts what is sent, as the kernel says."""
+        return ktls.has_tx(self.socket)

@@ -1,0 +1,172 @@
+"""The client's connection in a backend's hands: what both flavours share.
+
+`HandedConnection` makes the four modes one. It never waits: what cannot be done
+now raises BlockingIOError, and `ktlsgate.backend.trio_connection` or
+`ktlsgate.backend.blocking_connection` waits for `read_socket` or `write_socket`
+and calls again. Try first, then wait: a poll can say nothing although a read
+would give a record (Linux 6.14 and later, a KeyUpdate), so nobody should wait
+longer than `look_again` before the next try.
+
+Ends are told again and again: an error of the input stays, since the kernel says
+some of them only once, and so does the end of file.
+
+Rekeying will come in between `_input` and here: a KeyUpdate is an error today
+(`ktlsgate.backend.control_records`).
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+
+from ..errors import LocalProtocolError, RemoteProtocolError
+from ..kernel import ktls
+from ..wire.handoff import Mode
+from .arrival import ReceivedHandoff
+from .client_input import make_input
+from .client_output import ClientOutput
+from .single import SingleExchange
+
+__all__ = ["HandedConnection", "SpinGuard"]
+
+# By the number of false alarms in a row, in seconds.
+_PAUSES = (0.0, 0.0, 0.01, 0.02, 0.04, 0.08, 0.1)
+_LOOK_AGAIN = 15.0  # seconds; costs nothing, and a client that rekeys is not kept for ever
+
+
+class HandedConnection:
+    """One client connection, without waiting.
+
+    Attributes:
+        head: what the gate said.
+        look_again: seconds after which to try a read though nothing became readable.
+        is_midway: set by the flavours while an application's data is sent in part:
+            its end must not be called complete then.
+        is_closed: whether `close` was called.
+    """
+
+    def __init__(self, received: ReceivedHandoff) -> None:
+        self.head = received.head
+        self.look_again = _LOOK_AGAIN if self.head.mode is Mode.BOTH else math.inf
+        self.is_midway = False
+        self.is_closed = False
+        self._input = make_input(received)
+        self._output = ClientOutput(received)
+        self._unix = received.unix
+        self._single = SingleExchange(self.head) if self.head.is_single else None
+        self._failure: RemoteProtocolError | None = None
+        self._has_input_ended = False
+
+    @property
+    def keepalive(self) -> str:
+        """``own`` or ``single``: whether later requests belong to this backend."""
+        return "single" if self._single else "own"
+
+    @property
+    def read_socket(self) -> socket.socket:
+        """What becomes readable."""
+        return self._input.socket
+
+    @property
+    def write_socket(self) -> socket.socket:
+        """What becomes writable: the descriptor."""
+        return self._output.socket
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """Everything that `close` closes."""
+        descriptor = self.write_socket
+        return (descriptor,) if self._unix is None else (descriptor, self._unix)
+
+    @property
+    def is_ktls_tx(self) -> bool:
+        """Whether the kernel encrypts what is sent, as the kernel says."""
+        return not self.is_closed and ktls.has_tx(self.write_socket)
+
+    @property
+    def is_ktls_rx(self) -> bool:
+        """Whether the kernel decrypts what is received, as the kernel says."""
+        return not self.is_closed and ktls.has_rx(self.write_socket)
+
+    def receive(self, size: int) -> bytes:
+        """Read 1 to ``size`` bytes, or none at the end; a clean end, or the request's.
+
+        Raises:
+            BlockingIOError: nothing is there.
+            ConnectionCut: the client or the gate went away without a clean end.
+            FatalAlert: the client ended the connection with an alert.
+            BadRecord: the kernel refused a record.
+            RemoteProtocolError: a control record that cannot be followed.
+            LocalProtocolError: the connection is closed.
+        """
+        self._expect_open()
+        if size < 1:
+            raise ValueError(f"expected a size of 1 or more, got {size}")
+        if self._failure:
+            raise self._failure.with_traceback(None)
+        if self._single:
+            size = self._single.clamp(size)
+        if self._has_input_ended or not size:
+            return b""
+        try:
+            data = self._input.read(size)
+            if self._single:
+                self._single.note_read(data)
+        except RemoteProtocolError as exc:
+            self._failure = exc
+            raise
+        self._has_input_ended = not data
+        return data
+
+    def send(self, data: bytes | bytearray | memoryview) -> int:
+        """Send the beginning of ``data``; see `ClientOutput.send`."""
+        self._expect_open()
+        sent = self._output.send(data)
+        if self._single:
+            self._single.note_written(data[:sent])
+        return sent
+
+    def send_file(self, fd: int, offset: int, count: int | None) -> int:
+        """Send the next piece of a file; see `ClientOutput.send_file`."""
+        self._expect_open()
+        if self._single:
+            self._single.note_file_sent()
+        return self._output.send_file(fd, offset, count)
+
+    def end_output(self) -> None:
+        """Say the end of our data, and shut the sending side down; see `ClientOutput.end`."""
+        self._expect_open()
+        self._output.end()
+
+    def close(self, *, is_complete: bool) -> None:
+        """Close all of it; see `ClientOutput.close`. Idempotent.
+
+        The descriptor goes first: the Unix connection, where there is one, tells
+        the gate that everything was said.
+        """
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self._output.close(is_complete=is_complete and not self.is_midway)
+        if self._unix is not None:
+            self._unix.close()
+
+    def _expect_open(self) -> None:
+        if self.is_closed:
+            raise LocalProtocolError("expected an open connection, got a closed one")
+
+
+class SpinGuard:
+    """Slow down a reader that is told "readable" and then finds nothing.
+
+    Linux before 6.12 says so for as long as a TLS record is there in part, and a
+    client can do that on purpose. The first false alarm is free (an empty record).
+    """
+
+    def __init__(self) -> None:
+        self._alarms = 0
+
+    def pause_after(self, *, was_readable: bool) -> float:
+        """Seconds to sleep before the next try: 0, then 10 ms doubling up to 100 ms."""
+        self._alarms += was_readable
+        return _PAUSES[min(self._alarms, len(_PAUSES) - 1)]
