@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""
-Run commands and the test suite on real Linux kernels that have kTLS.
+"""Run commands and the test suite on real Linux kernels that have kTLS.
 
 Many build machines run a kernel without `CONFIG_TLS`. User-mode Linux is a real kernel that runs as
-an ordinary process, and Debian packages it with `tls.ko`: so each *suite* is one Debian release in a
-folder (its *root*, see `lab_roots.py`), with that release's kernel, OpenSSL and Python, and beside
-them the virtual environment `/venv` with the registry's newest wheels. The first use builds the
-root, in `$KTLSGATE_LAB` or the XDG cache folder; `KTLSGATE_LAB=off` forbids all of it.
+an ordinary process, and Debian packages it with `tls.ko`: so each *suite* is one Debian release in
+a folder (its *root*, see `lab_roots.py`), with that release's kernel, OpenSSL and Python, and
+beside them the virtual environment `/venv` with the registry's newest wheels. The first use builds
+the root, in `$KTLSGATE_LAB` or the XDG cache folder; `KTLSGATE_LAB=off` forbids all of it.
 
 A guest sees its root read-only. It can write to tmpfs of its own and to its *stage*, one folder per
 run into which the run's files are copied: so runs in one root cannot disturb each other. It has no
@@ -24,66 +23,26 @@ import asyncio  # noqa: TID251 - only the standard library is there when this ru
 import contextlib
 import os
 import re
-import secrets
 import shlex
 import shutil
 import signal
 import sys
-import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lab_roots import (
-    CHECKOUT,
-    SUITES,
-    LabError,
-    Root,
-    enter_namespace,
-    mount_once,
-    ready_root,
-    root_of,
-    say,
-    why_not_here,
-)
+from lab_guest import BROKEN_GUEST, PYTHONS, TIMED_OUT, Job, Result, boot, new_stage
+from lab_machine import LabError, enter_namespace, say, why_not_here
+from lab_roots import CHECKOUT, SUITES, Root, ready_root, root_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
 
 NOT_RUN = 77  # automake's "skipped": no test runner uses it for anything else
-TIMED_OUT = 124  # what coreutils' timeout says
-BROKEN_GUEST = 125
 GUESTS_AT_ONCE = 2  # each keeps one processor busy
 TAIL = 40  # lines of a guest that was killed or broke down; a traceback's length
 
-PYTHONS = {"system": "", "wheel": "/venv/bin:"}  # what each puts before the guest's PATH
 STAGED = ("tests", "scripts", "pyproject.toml", "README.md")
-LONGEST_LINE = 1 << 24  # bytes; asyncio's own limit of 64 KiB is less than a failed comparison prints
-
-INIT = """\
-#!/bin/sh
-export PATH={path}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-export HOME=/tmp TMPDIR=/tmp LANG=C.UTF-8 TERM=dumb COLUMNS=110
-export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 {exports}
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs devtmpfs /dev
-mkdir -p /dev/shm /dev/pts
-for folder in /run /dev/shm /tmp; do mount -t tmpfs -o mode=1777 tmpfs $folder; done
-chmod 755 /run
-mount -t devpts -o ptmxmode=666 devpts /dev/pts
-[ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
-# The option is a bare path up to Linux 6.10 or so, and has a name since.
-mount -t hostfs -o hostfs={stage} hostfs {stage} 2>/dev/null || mount -t hostfs -o {stage} hostfs {stage}
-ip link set lo up
-busybox hostname lab
-ulimit -n 65536
-for module in tls gcm ccm chacha20poly1305 ipv6; do modprobe -q $module; done
-cd {stage}
-echo; echo '{token} begins'
-( {command} ) </dev/null
-status=$?
-echo; echo "{token} ends $status"
-busybox halt -f
-"""
 
 FACTS = """\
 import platform, OpenSSL
@@ -94,162 +53,51 @@ print("lab facts: Linux", platform.release(), "| OpenSSL", library, "| pyOpenSSL
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What a guest runs: `command` is shell text, its working folder is the stage."""
-
-    command: str
-    python: str
-    timeout: float  # seconds, boot included
-    exports: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """How a guest ended; `seconds` includes its boot."""
-
-    status: int
-    lines: Sequence[str]
-    seconds: float
-
-
-class GuestOutput:
-    """
-    Takes the console's lines one by one and gives back those of the job.
-
-    What the kernel says before the job begins is kept back, to be shown only if the job never does.
-    The line break that init adds before its last line, in case the job's output ends without
-    one, is taken out again: hence one line is always held.
-    """
-
-    def __init__(self, token: str) -> None:
-        self.boot: list[str] = []
-        self.status: int | None = None
-        self._token = token
-        self._begun = False
-        self._held = ""
-
-    def receive_line(self, line: str) -> str:
-        """Take one line with its end; return what of the job's output is now certain."""
-        line = line.replace("\r", "")
-        if not self._begun:
-            self.boot.append(line)
-            self._begun = line == f"{self._token} begins\n"
-            return ""
-        before, self._held = self._held, line
-        if ended := re.fullmatch(rf"{self._token} ends (\d+)\n", line):
-            self.status, self._held, self._begun = int(ended[1]), "", False
-            return "" if before == "\n" else before
-        return before
-
-    def receive_eof(self) -> str:
-        """Return what was held back: all there is, if the job never began."""
-        if self.status is None and not self._begun:
-            return "".join(self.boot)
-        return self._held
-
-
-@contextlib.contextmanager
-def new_stage(root: Root) -> Iterator[Path]:
-    """Give a fresh folder inside the root, and delete it afterwards."""
-    stage = root.folder / "stage" / f"{os.getpid()}-{secrets.token_hex(4)}"
-    stage.mkdir(parents=True)
-    stage.chmod(0o755)
-    try:
-        yield stage
-    finally:
-        shutil.rmtree(stage)
-
-
-def guest_command(root: Root, init: str) -> list[str]:
-    # setpriv: the guest dies with us even if we are killed outright. The guest's memory is a file in
-    # TMPDIR, so that is a tmpfs.
-    return [
-        *("setpriv", "--pdeathsig", "KILL", "chroot", str(root.folder)),
-        *("env", "-i", "PATH=/usr/bin:/bin", "TMPDIR=/tmp", "HOME=/tmp", "linux.uml", "mem=2G"),
-        *("root=/dev/root", "rootfstype=hostfs", "ro", f"init={init}", "quiet", "loglevel=3"),
-        *("con=null", "con0=null,fd:1", "ssl=null"),
-    ]
-
-
-async def boot(root: Root, stage: Path, job: Job, show: Callable[[str], None]) -> Result:
-    """
-    Run the job in a guest whose writable folder is the stage; call `show` with output as it comes.
-
-    A guest that is still there at the deadline is killed with everything it started, and so it is
-    when this is cancelled.
-    """
-    mount_once(root.folder / "proc", "--bind", "/proc")
-    mount_once(root.folder / "tmp", "-t", "tmpfs", "-o", "mode=1777,exec", "tmpfs")
-    inside = "/" + str(stage.relative_to(root.folder))
-    token = f"lab-{secrets.token_hex(8)}"
-    exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in job.exports.items())
-    values = {"path": PYTHONS[job.python], "stage": inside, "token": token}
-    init = stage / ".init.sh"
-    init.write_text(INIT.format(command=job.command, exports=exports, **values), encoding="utf-8")
-    init.chmod(0o755)
-    started, lines, output = time.monotonic(), [], GuestOutput(token)
-    guest = await asyncio.create_subprocess_exec(
-        *guest_command(root, f"{inside}/.init.sh"),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        limit=LONGEST_LINE,
-        start_new_session=True,
-    )
-    assert guest.stdout is not None, "stdout=PIPE gives a stream"
-
-    def emit(text: str) -> None:
-        if text:
-            lines.append(text)
-            show(text)
-
-    status = BROKEN_GUEST
-    try:
-        async with asyncio.timeout(job.timeout):
-            async for line in guest.stdout:
-                emit(output.receive_line(line.decode(errors="replace")))
-        status = BROKEN_GUEST if output.status is None else output.status
-    except TimeoutError:
-        status = TIMED_OUT
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(guest.pid, signal.SIGKILL)
-        await guest.wait()
-    emit(output.receive_eof() if output.status is None else "")
-    return Result(status=status, lines=lines, seconds=time.monotonic() - started)
-
-
-# The commands.
-
-
 def copy_into(source: Path, target: Path) -> None:
+    """Copy a file or a folder, without what earlier runs left in it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        left = shutil.ignore_patterns("__pycache__", ".git", ".*_cache", ".hypothesis")
+        shutil.copytree(source, target, ignore=left)
     else:
         shutil.copy(source, target)
 
 
-def split_copy(argument: str, stage: Path) -> tuple[Path, Path]:
-    """Return source and target of a `SRC[:DST]`; the target must lie in the stage."""
-    source, _, target = argument.partition(":")
-    path = Path(os.path.normpath(stage / (target or Path(source).resolve().name)))
-    if not path.is_relative_to(stage) or path == stage:
-        raise LabError(f"--copy {argument}: the target must be a path below the working folder")
-    return Path(source), path
+def existing_path(text: str) -> Path:
+    """Return an argument's path; without it nothing need be started."""
+    if not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"{text} does not exist")
+    return Path(text)
+
+
+def copy_pair(text: str) -> tuple[Path, Path]:
+    """Return source and target of a `SRC[:DST]`; the target must lie in the working folder."""
+    source, _, target = text.partition(":")
+    path = Path(os.path.normpath(target or Path(source).resolve().name))
+    if path.is_absolute() or path.parts[:1] in {(), ("..",)}:
+        raise argparse.ArgumentTypeError(f"{target} is not a path below the working folder")
+    return existing_path(source), path
 
 
 def write_through(text: str) -> None:
+    """Write output at once: a guest may be watched."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def say_how_it_ended(status: int, timeout: float) -> None:
+    """Say what the guest itself could not."""
+    if status == TIMED_OUT:
+        say(f"the guest was killed after {timeout:g} seconds")
+    elif status == BROKEN_GUEST:
+        say("the guest ended without an exit status")
 
 
 async def run_command(arguments: argparse.Namespace) -> int:
     """Carry out `lab.py run`."""
     with ready_root(arguments.suite) as root, new_stage(root) as stage:
-        for argument in arguments.copy:
-            copy_into(*split_copy(argument, stage))
+        for source, target in arguments.copy:
+            copy_into(source, stage / target)
         command = shlex.join(arguments.command)
         job = Job(command=command, python=arguments.python, timeout=arguments.timeout)
         result = await boot(root, stage, job, write_through)
@@ -257,15 +105,8 @@ async def run_command(arguments: argparse.Namespace) -> int:
     return result.status
 
 
-def say_how_it_ended(status: int, timeout: float) -> None:
-    if status == TIMED_OUT:
-        say(f"the guest was killed after {timeout:g} seconds")
-    elif status == BROKEN_GUEST:
-        say("the guest ended without an exit status")
-
-
 def stage_tests(wheel: Path, stage: Path) -> None:
-    """Unpack the wheel and copy the tests; never the checkout's own package, which would hide it."""
+    """Unpack the wheel and copy the tests, but not the checkout's package: it would hide it."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(stage / "site")
     for name in STAGED:
@@ -275,18 +116,19 @@ def stage_tests(wheel: Path, stage: Path) -> None:
 
 def summary(label: str, result: Result) -> str:
     """Return one line: what ran on what, pytest's own counts, and the time it took."""
-    facts = next((li for li in result.lines if li.startswith("lab facts: ")), "lab facts: unknown")
-    counts = r"(?:=+ )?((?:\d+ [a-z]+(?:, )?)+|no tests ran) in [\d.]+s.*\n?"
-    found = [m[1] for m in (re.fullmatch(counts, line) for line in result.lines) if m]
+    facts = re.search(r"^lab facts: (.*)", result.output, re.MULTILINE)
+    counts = r"^(?:=+ )?((?:\d+ [a-z]+(?:, )?)+|no tests ran) in [\d.]+s"
+    found = re.findall(counts, result.output, re.MULTILINE)
     ends = {0: "passed", TIMED_OUT: "TIMED OUT", BROKEN_GUEST: "GUEST BROKE DOWN"}
     end = ends.get(result.status, f"FAILED ({result.status})")
-    words = (facts.strip().removeprefix("lab facts: "), found[-1] if found else "no counts")
+    words = (facts[1] if facts else "unknown", found[-1] if found else "no counts")
     return f"{label}: {end} | {' | '.join(words)} | {result.seconds:.0f} s"
 
 
-async def test_combination(
+async def run_tests(
     root: Root, python: str, arguments: argparse.Namespace, show: Callable[[str], None]
 ) -> Result:
+    """Run pytest on the wheel in one guest."""
     with new_stage(root) as stage:
         stage_tests(arguments.wheel, stage)
         inside = "/" + str(stage.relative_to(root.folder))
@@ -301,39 +143,41 @@ async def test_combination(
         return await boot(root, stage, job, show)
 
 
+async def test_combination(
+    root: Root, python: str, arguments: argparse.Namespace, turns: asyncio.Semaphore
+) -> tuple[int, str]:
+    """Run pytest in one guest and show its output in one piece; return status and summary."""
+    made_from = root.status["made_from"]
+    stand_in = "" if made_from == root.suite else f" ({made_from} in its place)"
+    label = f"{root.suite} {python}{stand_in}"
+    single = len(arguments.suites) * len(arguments.python) == 1
+    async with turns:
+        show = write_through if single else lambda _: None
+        result = await run_tests(root, python, arguments, show)
+    if not single:
+        first = -TAIL if result.status in {TIMED_OUT, BROKEN_GUEST} else 0
+        text = "\n".join(result.output.splitlines()[first:])
+        write_through(f"===== {label}\n{text}\n")
+    say_how_it_ended(result.status, arguments.timeout)
+    return result.status, summary(label, result)
+
+
 async def test_command(arguments: argparse.Namespace) -> int:
     """Carry out `lab.py test`."""
-    summaries, statuses, turns = [], [], asyncio.Semaphore(GUESTS_AT_ONCE)
-    single = len(arguments.suites) * len(arguments.python) == 1
-
-    async def one(root: Root, python: str) -> None:
-        made_from = root.status["made_from"]
-        label = f"{root.suite} {python}"
-        if made_from != root.suite:
-            label += f" ({made_from} in its place)"
-        async with turns:
-            show = write_through if single else lambda _: None
-            result = await test_combination(root, python, arguments, show)
-        if not single:
-            text = "".join(result.lines if result.status != TIMED_OUT else result.lines[-TAIL:])
-            write_through(f"===== {label}\n{text}")
-        say_how_it_ended(result.status, arguments.timeout)
-        summaries.append(summary(label, result))
-        statuses.append(result.status)
-
-    with contextlib.ExitStack() as roots:
-        ready, missing = ready_roots(arguments.suites, roots)
+    with contextlib.ExitStack() as held:
+        roots, missing = ready_roots(arguments.suites, held)
+        turns = asyncio.Semaphore(GUESTS_AT_ONCE)
+        pairs = [(root, python) for root in roots for python in arguments.python]
         async with asyncio.TaskGroup() as group:
-            for root in ready:
-                for python in arguments.python:
-                    group.create_task(one(root, python))
-    write_through("\n".join(["", *sorted(summaries), *missing, ""]))
-    return 1 if any(statuses) else NOT_RUN if missing else 0
+            tasks = [group.create_task(test_combination(*p, arguments, turns)) for p in pairs]
+    results = [task.result() for task in tasks]
+    write_through("\n".join(["", *(line for _, line in results), *missing, ""]))
+    if any(status for status, _ in results):
+        return 1
+    return NOT_RUN if missing else 0
 
 
-def ready_roots(
-    suites: Sequence[str], held: contextlib.ExitStack
-) -> tuple[list[Root], list[str]]:
+def ready_roots(suites: Sequence[str], held: contextlib.ExitStack) -> tuple[list[Root], list[str]]:
     """Return the roots that could be made ready, and one line for each that could not."""
     ready, missing = [], []
     for suite in suites:
@@ -358,38 +202,45 @@ async def build_command(arguments: argparse.Namespace) -> int:
 def list_roots() -> int:
     """Carry out `lab.py list`."""
     for root in map(root_of, SUITES):
-        state = "ready" if root.is_ready() else "venv outdated" if root.packages_ready() else "absent"
+        states = {(True, True): "ready", (True, False): "ready but for its venv"}
+        state = states.get((root.packages_ready(), root.venv_ready()), "not ready")
         made_from = root.status.get("made_from", root.suite)
         print(f"{root.suite}: {state}, made from {made_from}, Linux {root.kernel}, {root.folder}")
     return 0
 
 
+def some_of(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return the reader of an argument that is a comma-separated choice."""
+
+    def parse(text: str) -> list[str]:
+        if not set(chosen := text.split(",")) <= set(names):
+            raise argparse.ArgumentTypeError(f"{text!r}: expected some of {','.join(names)}")
+        return chosen
+
+    return parse
+
+
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    def one_of(names: Mapping[str, object]) -> Callable[[str], list[str]]:
-        def parse(text: str) -> list[str]:
-            chosen = text.split(",")
-            if not set(chosen) <= set(names):
-                raise argparse.ArgumentTypeError(f"{text!r}: expected some of {','.join(names)}")
-            return chosen
-
-        return parse
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    """Read the command line; what follows `--` belongs to the command in the guest."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     commands = parser.add_subparsers(dest="name", required=True)
     commands.add_parser("list", help="say which roots are ready")
     build = commands.add_parser("build", help="make roots ready: all, or those named")
-    build.add_argument("suites", nargs="*", metavar="SUITE", choices=[*SUITES, []])
+    build.add_argument("suites", nargs="*", metavar="SUITE", choices=[*SUITES, []], default=[])
     run = commands.add_parser("run", help="run one command in a guest")
     run.add_argument("suite", choices=SUITES)
     run.add_argument("--python", choices=PYTHONS, default="system")
     run.add_argument("--timeout", type=float, default=300, help="seconds, boot included (300)")
-    run.add_argument("--copy", action="append", default=[], metavar="SRC[:DST]", help="repeatable")
+    help_copy = "into the command's working folder; repeatable"
+    run.add_argument(
+        "--copy", action="append", type=copy_pair, default=[], metavar="SRC[:DST]", help=help_copy
+    )
     test = commands.add_parser("test", help="run pytest against a built wheel")
-    test.add_argument("--suites", type=one_of(SUITES), default=list(SUITES))
-    test.add_argument("--python", type=one_of(PYTHONS), default=list(PYTHONS))
+    test.add_argument("--suites", type=some_of(SUITES), default=list(SUITES))
+    test.add_argument("--python", type=some_of(PYTHONS), default=list(PYTHONS))
     test.add_argument("--timeout", type=float, default=900, help="seconds per guest (900)")
-    test.add_argument("wheel", type=Path)
-    # What follows `--` belongs to the command in the guest, whatever it looks like.
+    test.add_argument("wheel", type=existing_path)
     end = [*argv, "--"].index("--")
     arguments = parser.parse_args(argv[:end])
     arguments.command = arguments.pytest = list(argv[end + 1 :])
@@ -398,29 +249,31 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-async def until_terminated(arguments: argparse.Namespace) -> int:
-    # Cancelling, unlike dying, lets the guests be killed and the stages deleted.
-    task = asyncio.current_task()
-    assert task is not None, "a coroutine of asyncio.run runs in a task"
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+async def carry_out(arguments: argparse.Namespace) -> int:
+    """Run the chosen command; SIGTERM cancels it, so that guests and stages are cleared away."""
     commands = {"build": build_command, "run": run_command, "test": test_command}
-    return await commands[arguments.name](arguments)
+    task = asyncio.ensure_future(commands[arguments.name](arguments))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
 
 
 def main(argv: Sequence[str]) -> int:
+    """Return the exit status that the module's docstring lists."""
     arguments = parse_arguments(argv)
     if arguments.name == "list":
         return list_roots()
     if reason := why_not_here():
-        what = " ".join(argv)
-        say(f"not run: {what}: {reason}")
+        say(f"not run: {shlex.join(argv)}: {reason}")
         return NOT_RUN
     enter_namespace()
     try:
-        return asyncio.run(until_terminated(arguments))
+        return asyncio.run(carry_out(arguments))
     except LabError as exc:
         say(f"not run: {exc}")
         return NOT_RUN
+    except BrokenPipeError:  # who read our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (KeyboardInterrupt, asyncio.CancelledError):
         say("interrupted")
         return 128 + signal.SIGINT

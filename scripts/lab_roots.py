@@ -1,5 +1,4 @@
-"""
-Build the roots of `lab.py`: one Debian release in one folder, ready to boot its own kernel.
+"""Build the roots of `lab.py`: one Debian release in one folder, ready to boot its own kernel.
 
 - A root is ready only when its marker file exists: it is removed before anything else is touched
   and written last, and holds a hash of the recipe, so that a changed recipe makes the root
@@ -24,13 +23,17 @@ import re
 import shutil
 import ssl
 import subprocess
-import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab_machine import LabError, find_mirror, pip_configuration, pip_environment, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -39,127 +42,42 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 SUITES = {"bookworm": ("bookworm",), "trixie": ("trixie",), "forky": ("forky", "sid")}
 
 CORE_PACKAGES = (
-    "user-mode-linux python3-openssl python3-trio python3-trustme python3-pytest python3-venv openssl "
-    "iproute2 kmod busybox-static curl ca-certificates procps util-linux"
-).split()
-EXTRA_PACKAGES = "python3-hypothesis python3-h11 python3-wsproto gnutls-bin strace".split()
-DEFAULT_REQUIREMENTS = "pyopenssl cryptography trio trustme pytest hypothesis h11 httptools wsproto"
-
-# Only these mean the same inside the root: folders and configuration files of this machine do not.
-PIP_VARIABLES = (
-    "PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST PIP_PROXY PIP_DEFAULT_TIMEOUT PIP_RETRIES "
-    "http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY"
-).split()
+    *("user-mode-linux", "python3-openssl", "python3-trio", "python3-trustme", "python3-pytest"),
+    *("python3-venv", "openssl", "iproute2", "kmod", "busybox-static", "curl", "ca-certificates"),
+    *("procps", "util-linux"),
+)
+EXTRA_PACKAGES = ("python3-hypothesis", "python3-h11", "python3-wsproto", "gnutls-bin", "strace")
+DEFAULT_REQUIREMENTS = (
+    *("pyopenssl", "cryptography", "trio", "trustme", "pytest"),
+    *("hypothesis", "h11", "httptools", "wsproto"),
+)
 # Succeeds if every package named by an argument is installed and configured.
 INSTALLED = 'test "$(dpkg-query -W -f \'${db:Status-Status}\\n\' "$@" | sort -u)" = installed'
-NAMESPACE = "KTLSGATE_LAB_NAMESPACE"  # holds the process id of the program inside its namespace
-
-class LabError(Exception):
-    """A root could not be made, or the arguments ask for the impossible."""
-
-
-def say(text: str) -> None:
-    print(f"lab: {text}", file=sys.stderr, flush=True)
-
-
-# What this machine allows, and where things are.
-
-
-def why_not(
-    *, lab: str, os_release: str, uid: int, which: Callable[[str], str | None]
-) -> str | None:
-    """Return why no root can be built or booted here, or None when nothing stands against it."""
-    like = " ".join(re.findall(r'^ID(?:_LIKE)?="?([^"\n]*)', os_release, re.MULTILINE)).split()
-    reasons = (
-        ("KTLSGATE_LAB is off", lab == "off"),
-        ("it needs root (for chroot and mount)", uid != 0),
-        ("it needs Debian or a system made from it", "debian" not in like),
-        ("it needs apt-get", not which("apt-get")),
-        ("it needs unshare and setpriv (util-linux)", not (which("unshare") and which("setpriv"))),
-    )
-    return next((reason for reason, applies in reasons if applies), None)
-
-
-def why_not_here() -> str | None:
-    release = Path("/etc/os-release")
-    text = release.read_text(encoding="utf-8") if release.exists() else ""
-    lab = os.environ.get("KTLSGATE_LAB", "")
-    reason = why_not(lab=lab, os_release=text, uid=os.getuid(), which=shutil.which)
-    if reason is None and os.environ.get(NAMESPACE) != str(os.getpid()):
-        allowed = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
-        reason = "mount namespaces are forbidden here" if allowed.returncode else None
-    return reason
-
-
-def enter_namespace() -> None:
-    """Start this program again in a mount namespace of its own, unless it is in one."""
-    if os.environ.get(NAMESPACE) == str(os.getpid()):  # unshare keeps the process id
-        return
-    command = ["unshare", "-m", "--propagation", "private", sys.executable, *sys.argv]
-    os.execvpe(command[0], command, os.environ | {NAMESPACE: str(os.getpid())})
 
 
 def lab_folder(environ: Mapping[str, str]) -> Path:
+    """Return the folder of all roots: a cache, outside the checkout."""
     cache = environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(environ.get("KTLSGATE_LAB") or Path(cache) / "ktlsgate" / "lab").absolute()
-
-
-def one_line_sources(text: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield address, suite and components of each `deb` line of a *.list file."""
-    pattern = r"^\s*deb\s+(?:\[[^]]*\]\s*)?(\S+)\s+(\S+)([^#\n]*)"
-    for address, suite, components in re.findall(pattern, text, re.MULTILINE):
-        yield address, suite, components.split()
-
-
-def deb822_sources(text: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield address, suite and components of each enabled `deb` stanza of a *.sources file."""
-    text = re.sub(r"^#.*\n?", "", text, flags=re.MULTILINE)
-    for stanza in re.split(r"\n\s*\n", text):
-        found = re.findall(r"^([\w-]+):((?:.*\n?)(?:[ \t]+.*\n?)*)", stanza, re.MULTILINE)
-        fields = {name.lower(): value.split() for name, value in found}
-        if "deb" in fields.get("types", []) and fields.get("enabled", ["yes"]) != ["no"]:
-            for address in fields.get("uris", []):
-                for suite in fields.get("suites", []):
-                    yield address, suite, fields.get("components", [])
-
-
-def choose_mirror(sources: Sequence[tuple[str, str, list[str]]]) -> str | None:
-    """Return the Debian archive among the sources: not security, updates or a third party's."""
-    archives = [
-        address.rstrip("/")
-        for address, suite, components in sources
-        if "main" in components and not re.search("[-/]", suite) and address.startswith("http")
-    ]
-    return next((a for a in archives if a.endswith("/debian")), next(iter(archives), None))
-
-
-def find_mirror(apt: Path = Path("/etc/apt")) -> str:
-    sources: list[tuple[str, str, list[str]]] = []
-    for path in [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]:
-        parse = {".list": one_line_sources, ".sources": deb822_sources}.get(path.suffix)
-        if parse is not None and path.exists():
-            sources += parse(path.read_text(encoding="utf-8"))
-    mirror = choose_mirror(sources)
-    if mirror is None:
-        raise LabError("no Debian mirror in this machine's apt sources")
-    return mirror
 
 
 # Roots.
 
 
 def digest(*values: object) -> str:
+    """Return a hash that changes when any of the values does."""
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def recipe(suite: str) -> str:
+    """Return the hash of all that decides what a root is made of."""
     return digest(SUITES[suite], CORE_PACKAGES, EXTRA_PACKAGES)
 
 
 def requirements(pyproject: Path) -> tuple[list[str], list[str]]:
     """Return what the project must have, and what its demo and its tests would like to have."""
     if not pyproject.exists():
-        return [], DEFAULT_REQUIREMENTS.split()
+        return [], list(DEFAULT_REQUIREMENTS)
     data = tomllib.loads(pyproject.read_text(encoding="utf-8"))
     project = data.get("project", {})
     wanted = list(project.get("optional-dependencies", {}).get("demo", []))
@@ -172,16 +90,6 @@ def requirements(pyproject: Path) -> tuple[list[str], list[str]]:
         else:
             pending += groups[entry["include-group"]]
     return list(project.get("dependencies", [])), wanted
-
-
-def pip_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what of pip's environment also holds inside a root: addresses, but no `file:` ones."""
-    kept = {}
-    for name in PIP_VARIABLES:
-        words = [w for w in environ.get(name, "").split() if not w.startswith("file:")]
-        if words:
-            kept[name] = " ".join(words)
-    return kept
 
 
 def install_or_drop(install: Callable[[list[str]], bool], names: list[str]) -> list[str]:
@@ -199,14 +107,17 @@ class Root:
 
     @property
     def marker(self) -> Path:
+        """The file that exists only while the packages are complete."""
         return self.folder / ".lab-ready"
 
     @property
     def venv_marker(self) -> Path:
+        """The file that exists only while the venv is complete."""
         return self.folder / "venv" / ".lab-ready"
 
     @property
     def log(self) -> Path:
+        """What the commands of the last build said."""
         return self.folder.with_suffix(".log")
 
     @property
@@ -216,26 +127,32 @@ class Root:
 
     @property
     def kernel(self) -> str:
+        """The release of the kernel in the root."""
         modules = self.folder / "usr/lib/uml/modules"
         return " ".join(sorted(p.name for p in modules.glob("*"))) or "none"
 
     def packages_ready(self) -> bool:
+        """Return whether the packages are complete and of today's recipe."""
         return self.status.get("recipe") == recipe(self.suite)
 
     def venv_ready(self) -> bool:
+        """Return whether the venv is complete and of today's requirements."""
         marker = self.venv_marker
         return marker.exists() and marker.read_text() == self.venv_recipe
 
     def is_ready(self) -> bool:
+        """Return whether the root can be booted as it is."""
         return self.packages_ready() and self.venv_ready()
 
 
 def root_of(suite: str) -> Root:
+    """Return where a suite's root is or will be."""
     wanted = digest(requirements(CHECKOUT / "pyproject.toml"))
     return Root(suite=suite, folder=lab_folder(os.environ) / suite, venv_recipe=wanted)
 
 
 def mounts_below(folder: Path) -> list[str]:
+    """Return the mount points in a folder, outer ones first."""
     lines = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
     points = [line.split()[1].replace("\\040", " ") for line in lines]
     return [p for p in points if Path(p).is_relative_to(folder.resolve())]
@@ -251,11 +168,15 @@ def remove_root(folder: Path) -> None:
 
 
 def mount_once(folder: Path, *options: str) -> None:
+    """Mount something on a folder unless something is mounted there; ours is a namespace apart."""
     if not folder.is_mount():
-        subprocess.run(["mount", *options, folder], check=True)
+        done = subprocess.run(["mount", *options, folder], capture_output=True, check=False)
+        if done.returncode:
+            raise LabError(f"cannot mount: {done.stderr.decode().strip()}")
 
 
 def mount_system(root: Root) -> None:
+    """Give commands inside the root the `/proc` and `/dev` they expect."""
     for name in ("proc", "dev"):
         mount_once(root.folder / name, "--bind", f"/{name}")
 
@@ -269,7 +190,7 @@ def logged(root: Root, *command: str | Path, env: Mapping[str, str] | None = Non
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=(os.environ if env is None else env) | quiet,
+            env={**(os.environ if env is None else env), **quiet},
             check=False,
         )
     return done.returncode == 0
@@ -281,7 +202,8 @@ def chrooted(root: Root, *command: str, env: Mapping[str, str] | None = None) ->
     return logged(root, "chroot", root.folder, *command, env=inside)
 
 
-def must(root: Root, what: str, succeeded: bool) -> None:
+def must(root: Root, what: str, *, succeeded: bool) -> None:
+    """Give up the build, with the end of its log, unless a step succeeded."""
     if not succeeded:
         tail = "\n".join(root.log.read_text(errors="replace").splitlines()[-15:])
         raise LabError(f"cannot build {root.suite}: {what} failed, see {root.log}:\n{tail}")
@@ -317,7 +239,8 @@ def bootstrap(root: Root, suite: str, mirror: str) -> bool:
 
 def lacking_packages(log: str) -> set[str]:
     """Return the packages that debootstrap says its suite does not have."""
-    return {n for names in re.findall(r"^E: Couldn't find these debs: (.*)", log, re.M) for n in names.split()}
+    found = re.findall(r"^E: Couldn't find these debs: (.*)", log, re.MULTILINE)
+    return set(" ".join(found).split())
 
 
 def warn_of_stale_index(root: Root, now: datetime) -> None:
@@ -325,11 +248,12 @@ def warn_of_stale_index(root: Root, now: datetime) -> None:
     for release in (root.folder / "var/lib/apt/lists").glob("*Release"):
         until = expiry(release.read_text(encoding="utf-8", errors="replace"))
         if until is not None and until < now:
-            say(f"{root.suite}: the mirror's index is out of date, valid until {until:%Y-%m-%d} only")
+            say(f"{root.suite}: the mirror's index is stale, valid until {until:%Y-%m-%d}")
             return
 
 
 def expiry(release: str) -> datetime | None:
+    """Return until when a mirror's index says it is valid."""
     found = re.search(r"^Valid-Until: (.*)", release, re.MULTILINE)
     return parsedate_to_datetime(found[1].replace("UTC", "+0000")) if found else None
 
@@ -340,7 +264,7 @@ def install_packages(root: Root) -> None:
     root.marker.unlink(missing_ok=True)
     get_debootstrap(root)
     made_from = next((s for s in SUITES[root.suite] if bootstrap(root, s, mirror)), None)
-    must(root, "debootstrap", made_from is not None)
+    must(root, "debootstrap", succeeded=made_from is not None)
     if made_from != root.suite:
         say(f"{root.suite} cannot be built today, {made_from} takes its place")
     warn_of_stale_index(root, datetime.now(UTC))
@@ -355,7 +279,7 @@ def install_packages(root: Root) -> None:
 def build_venv(root: Root) -> None:
     """Make `/venv` anew from the package registry."""
     root.venv_marker.unlink(missing_ok=True)
-    must(root, "venv", chrooted(root, "python3", "-m", "venv", "--clear", "/venv"))
+    must(root, "venv", succeeded=chrooted(root, "python3", "-m", "venv", "--clear", "/venv"))
     bundle = os.environ.get("PIP_CERT") or ssl.get_default_verify_paths().cafile
     environment = pip_environment(os.environ | pip_configuration())
     if bundle:
@@ -370,21 +294,10 @@ def build_venv(root: Root) -> None:
 
     needed, wanted = requirements(CHECKOUT / "pyproject.toml")
     if not install(needed + wanted):
-        must(root, "pip install", not needed or install(needed))
+        must(root, "pip install", succeeded=not needed or install(needed))
         if lacking := install_or_drop(install, wanted):
             say(f"{root.suite}'s venv goes without {' '.join(lacking)}")
     root.venv_marker.write_text(root.venv_recipe, encoding="utf-8")
-
-
-def pip_configuration() -> dict[str, str]:
-    """Return what of this machine's pip configuration says where the package registry is."""
-    found = {}
-    for option in ("index-url", "trusted-host", "proxy"):
-        command = [sys.executable, "-m", "pip", "config", "get", f"global.{option}"]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
-        if not answer.returncode:
-            found["PIP_" + option.upper().replace("-", "_")] = answer.stdout.strip()
-    return found
 
 
 def copy_network_files(root: Root) -> None:
@@ -396,15 +309,13 @@ def copy_network_files(root: Root) -> None:
 
 
 def build(root: Root) -> None:
-    """
-    Make the root ready; its lock is held exclusively.
+    """Make the root ready; its lock is held exclusively.
 
     Raises:
         LabError: when a step failed; the root is not ready then and the next call starts over.
 
     """
     root.log.write_text("", encoding="utf-8")
-    shutil.rmtree(root.folder / "stage", ignore_errors=True)  # of runs that were killed outright
     if not root.packages_ready():
         say(f"building {root.suite}, about a minute (log: {root.log})")
         install_packages(root)
@@ -416,11 +327,12 @@ def build(root: Root) -> None:
 
 
 def get_debootstrap(root: Root) -> None:
+    """Install debootstrap on this machine if it is not there."""
     if not shutil.which("debootstrap"):
         wait = ("-o", "DPkg::Lock::Timeout=300")  # seconds; another build may be installing it too
         logged(root, "apt-get", "update")
         command = ("apt-get", *wait, "install", "-y", "--no-install-recommends", "debootstrap")
-        must(root, "installing debootstrap", logged(root, *command))
+        must(root, "installing debootstrap", succeeded=logged(root, *command))
 
 
 @contextlib.contextmanager
@@ -429,6 +341,10 @@ def ready_root(suite: str) -> Iterator[Root]:
     root = root_of(suite)
     root.folder.parent.mkdir(parents=True, exist_ok=True)
     with root.folder.with_suffix(".lock").open("w") as lock:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Nobody else is here: what stages there are belong to runs that were killed outright.
+            shutil.rmtree(root.folder / "stage", ignore_errors=True)
         fcntl.flock(lock, fcntl.LOCK_SH)
         while not root.is_ready():
             # Changing the kind of a lock lets others in between: look again under each.

@@ -19,7 +19,9 @@ def load(name):
     return module
 
 
+machine = load("lab_machine")
 roots = load("lab_roots")
+guest = load("lab_guest")
 lab = load("lab")
 
 DEB822 = """\
@@ -61,7 +63,7 @@ deb http://deb.example/debian/ stable main contrib # the archive
 
 
 def test_deb822_yields_each_enabled_address_and_suite():
-    assert list(roots.deb822_sources(DEB822)) == [
+    assert list(machine.deb822_sources(DEB822)) == [
         ("http://security.example/debian-security", "stable-security", ["main"]),
         ("http://first.example/debian/", "stable", ["main", "contrib"]),
         ("http://first.example/debian/", "stable-updates", ["main", "contrib"]),
@@ -71,7 +73,7 @@ def test_deb822_yields_each_enabled_address_and_suite():
 
 
 def test_one_line_form_skips_comments_sources_and_options():
-    assert list(roots.one_line_sources(ONE_LINE)) == [
+    assert list(machine.one_line_sources(ONE_LINE)) == [
         ("cdrom:[Debian]/", "stable", ["main"]),
         ("http://third.example/linux", "stable", ["main"]),
         ("http://deb.example/debian", "stable-updates", ["main"]),
@@ -82,27 +84,27 @@ def test_one_line_form_skips_comments_sources_and_options():
 @pytest.mark.parametrize(
     ("parse", "text", "mirror"),
     [
-        (roots.deb822_sources, DEB822, "http://first.example/debian"),
-        (roots.one_line_sources, ONE_LINE, "http://deb.example/debian"),
+        (machine.deb822_sources, DEB822, "http://first.example/debian"),
+        (machine.one_line_sources, ONE_LINE, "http://deb.example/debian"),
     ],
 )
 def test_mirror_is_the_archive_rather_than_security_or_a_third_party(parse, text, mirror):
-    assert roots.choose_mirror(list(parse(text))) == mirror
+    assert machine.choose_mirror(list(parse(text))) == mirror
 
 
 def test_mirror_is_read_from_both_kinds_of_file(tmp_path):
     (tmp_path / "sources.list.d").mkdir()
     (tmp_path / "sources.list.d" / "debian.sources").write_text(DEB822)
-    assert roots.find_mirror(tmp_path) == "http://first.example/debian"
+    assert machine.find_mirror(tmp_path) == "http://first.example/debian"
     (tmp_path / "sources.list").write_text(ONE_LINE)
-    assert roots.find_mirror(tmp_path) == "http://deb.example/debian"
+    assert machine.find_mirror(tmp_path) == "http://deb.example/debian"
 
 
 def test_a_disabled_sources_file_is_not_read(tmp_path):
     (tmp_path / "sources.list.d").mkdir()
     (tmp_path / "sources.list.d" / "debian.sources.disabled").write_text(DEB822)
-    with pytest.raises(roots.LabError, match="^no Debian mirror in this machine's apt sources$"):
-        roots.find_mirror(tmp_path)
+    with pytest.raises(machine.LabError, match=r"^no Debian mirror in this machine's apt sources$"):
+        machine.find_mirror(tmp_path)
 
 
 # recipe and markers
@@ -159,7 +161,7 @@ def test_requirements_have_a_default_before_the_project_file_exists(tmp_path):
 
 
 def test_pip_keeps_addresses_and_drops_what_lies_on_this_machine():
-    assert roots.pip_environment(
+    assert machine.pip_environment(
         {
             "PIP_INDEX_URL": "https://index.example/simple",
             "PIP_EXTRA_INDEX_URL": "file:///here/simple https://more.example/simple",
@@ -215,7 +217,7 @@ def has(*missing):
 )
 def test_reason_why_nothing_can_be_run(changes, reason):
     here = {"lab": "", "os_release": DEBIAN, "uid": 0, "which": has()}
-    assert roots.why_not(**here | changes) == reason
+    assert machine.why_not(**here | changes) == reason
 
 
 def test_what_was_not_run_is_said_with_a_status_of_its_own(monkeypatch, capsys):
@@ -228,18 +230,27 @@ def test_what_was_not_run_is_said_with_a_status_of_its_own(monkeypatch, capsys):
 
 
 def feed(*lines):
-    output = lab.GuestOutput("T")
+    output = guest.GuestOutput("T")
     text = "".join(output.receive_line(line) for line in lines)
-    return text + (output.receive_eof() if output.status is None else ""), output.status
+    return text + output.receive_eof(), output.status
 
 
 def test_output_is_what_lies_between_begin_and_end():
-    lines = ["kernel\r\n", "\r\n", "T begins\r\n", "a\r\n", "b\r\n", "\r\n", "T ends 3\r\n", "x\r\n"]
+    lines = [
+        "kernel\r\n",
+        "\r\n",
+        "T begins\r\n",
+        "a\r\n",
+        "b\r\n",
+        "\r\n",
+        "T ends 3\r\n",
+        "x\r\n",
+    ]
     assert feed(*lines) == ("a\nb\n", 3)
 
 
 def test_output_without_a_last_line_break_keeps_its_end():
-    assert feed("T begins\n", "a\n", "b\n", "T ends 0\n") == ("a\nb\n", 0)
+    assert feed("T begins\n", "a\n", "b\n", "T ends 0\n") == ("a\nb", 0)
 
 
 def test_empty_output_stays_empty():
@@ -248,6 +259,11 @@ def test_empty_output_stays_empty():
 
 def test_output_without_an_end_is_shown_whole_and_has_no_status():
     assert feed("kernel\n", "T begins\n", "a\n", "b") == ("a\nb", None)
+
+
+def test_a_line_is_given_back_before_the_next_one_comes():
+    output = guest.GuestOutput("T")
+    assert [output.receive_line(line) for line in ("T begins\n", "a\n", "b\n")] == ["", "a", "\nb"]
 
 
 def test_boot_messages_are_shown_when_the_job_never_begins():
@@ -262,30 +278,35 @@ def test_a_job_cannot_forge_the_end():
 
 
 def test_copy_target_is_below_the_working_folder(tmp_path):
-    assert lab.split_copy("/a/b", tmp_path) == (Path("/a/b"), tmp_path / "b")
-    assert lab.split_copy("/a/b:c/d", tmp_path) == (Path("/a/b"), tmp_path / "c/d")
+    assert lab.copy_pair(str(tmp_path)) == (tmp_path, Path(tmp_path.name))
+    assert lab.copy_pair(f"{tmp_path}:c/d") == (tmp_path, Path("c/d"))
 
 
 @pytest.mark.parametrize("target", ["/etc", "../x", "."])
 def test_copy_elsewhere_is_refused(tmp_path, target):
-    with pytest.raises(roots.LabError, match="must be a path below the working folder"):
-        lab.split_copy(f"/a/b:{target}", tmp_path)
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a path below the working folder"):
+        lab.copy_pair(f"{tmp_path}:{target}")
+
+
+def test_copy_of_nothing_is_refused(tmp_path):
+    with pytest.raises(argparse.ArgumentTypeError, match="gone does not exist"):
+        lab.copy_pair(str(tmp_path / "gone"))
 
 
 def test_what_follows_the_dashes_is_the_guests():
     arguments = lab.parse_arguments(["run", "forky", "--python", "wheel", "--", "ls", "--", "-l"])
     assert (arguments.python, arguments.command) == ("wheel", ["ls", "--", "-l"])
-    arguments = lab.parse_arguments(["test", "--suites", "forky,trixie", "x.whl"])
+    arguments = lab.parse_arguments(["test", "--suites", "forky,trixie", __file__])
     assert (arguments.suites, arguments.pytest) == (["forky", "trixie"], [])
 
 
 def test_an_unknown_suite_is_refused():
     with pytest.raises(SystemExit):
-        lab.parse_arguments(["test", "--suites", "forky,potato", "x.whl"])
+        lab.parse_arguments(["test", "--suites", "forky,potato", __file__])
 
 
 def result(status, *lines):
-    return lab.Result(status=status, lines=lines, seconds=12.4)
+    return lab.Result(status=status, output="".join(lines), seconds=12.4)
 
 
 @pytest.mark.parametrize(
@@ -306,4 +327,15 @@ def test_summary_quotes_the_facts_and_the_counts(line, counts):
 def test_summary_of_a_killed_guest_says_so():
     line = lab.summary("trixie wheel", result(lab.TIMED_OUT))
     assert line == "trixie wheel: TIMED OUT | unknown | no counts | 12 s"
-    assert isinstance(lab.parse_arguments(["list"]), argparse.Namespace)
+
+
+def test_packages_a_suite_lacks_are_read_from_the_log():
+    log = "I: Retrieving\nE: Couldn't find these debs: strace python3-h11\n"
+    assert roots.lacking_packages(log) == {"strace", "python3-h11"}
+    assert roots.lacking_packages("E: something else\n") == set()
+
+
+def test_expiry_of_an_index_is_read_where_it_has_one():
+    stamp = roots.expiry("Suite: testing\nValid-Until: Fri, 06 Nov 2026 08:08:01 UTC\n")
+    assert stamp.isoformat() == "2026-11-06T08:08:01+00:00"
+    assert roots.expiry("Suite: stable\n") is None
