@@ -89,8 +89,7 @@ def load_identity(certificate: config.Certificate, *, now: datetime | None = Non
     key: PrivateKey | None = None
     warnings: list[str] = []
     try:
-        pem = _read_pem(certificate.file)
-        chain = _certificates(certificate.file, pem.blocks)
+        chain = _certificates(certificate.file, _read_pem(certificate.file).blocks)
     except ConfigError as exc:
         errors.extend(exc.errors)
     try:
