@@ -1,0 +1,48 @@
+# Everything a developer or CI calls. Needs python3 (3.11 or newer) and make.
+PYTHON ?= python3
+PORT ?= 8443
+VENV = .venv
+BIN = $(VENV)/bin
+SOURCES = ktlsgate scripts tests
+
+.PHONY: run test style types format certs probe build clean
+
+run: $(VENV)/ready ## certificates, demo backend and gate on https://localhost:8443
+	@$(BIN)/python scripts/demo.py --port $(PORT)
+
+test: ## the whole suite against the built wheel; kTLS parts here or in the lab
+	@$(PYTHON) scripts/run_tests.py $(ARGS)
+
+style: $(VENV)/lint
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+types: $(VENV)/lint
+	$(BIN)/mypy
+
+format: $(VENV)/lint
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+certs: $(VENV)/ready
+	@$(BIN)/python scripts/make_certs.py
+
+probe: ## what this machine's kernel and OpenSSL can do; needs no packages
+	@$(PYTHON) scripts/ktls_probe.py
+
+build: $(VENV)/ready
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+$(VENV)/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ktlsgate needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	@$(PYTHON) -m venv $(VENV) || { echo "cannot make a virtual environment (Debian: apt-get install python3-venv)"; exit 1; }
+	@echo "setting up $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+$(VENV)/lint: $(VENV)/ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check mypy ruff
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .venv-test build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
