@@ -1,0 +1,261 @@
+"""What else an offloaded socket can do here: each feature tried for real.
+
+Rule: one feature, one trial, one row in `_TRIALS`. A trial gets a fresh pair of
+plain TCP sockets and a traffic secret, and puts the kernel's keys where it needs
+them. Keys are random and the other side is the kernel too, so no cipher has to be
+known here: with the same key on both ends, what one seals the other opens.
+Source: Documentation/networking/tls.rst; answers observed on Linux 6.1, 6.12, 7.2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import functools
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ..wire.ciphers import CipherSuite, Version
+from ..wire.crypto_info import RxCryptoInfo, TxCryptoInfo
+from ..wire.key_schedule import AeadKey, TrafficSecret
+from ..wire.messages import CLOSE_NOTIFY
+from ..wire.records import HEADER_SIZE, ContentType
+from .ktls import KEY_REASONS, SOL_TLS, TLS_TX, attach_ulp, install_rx, install_tx
+from .records import recv_record, send_record
+from .trials import NOT_TRIED, TIMEOUT, Outcome, attempt, on_pair, recv_exactly
+
+__all__ = ["Feature", "FeatureName", "probe_features", "random_key"]
+
+# linux/tls.h: options beside the keys.
+_TLS_TX_ZEROCOPY_RO = 3
+_TLS_RX_EXPECT_NO_PAD = 4
+_TLS_TX_MAX_PAYLOAD_LEN = 5
+
+_KEY_UPDATE = b"\x18\x00\x00\x01\x00"  # RFC 8446 section 4.6.3: update_not_requested
+_TEXT = b"sixteen bytes..." * 64
+_SMALL_RECORD = 1000  # bytes of plaintext; any size well below 16384 shows the limit works
+_OVERHEAD = 25  # the most that sealing adds to it: 1.2 8 + 16, 1.3 1 + 16
+_QUIET = 0.05  # seconds for poll to speak up about a partial record
+
+
+class FeatureName(enum.StrEnum):
+    """What can be asked of a kernel that has kTLS."""
+
+    CONTROL_RECORDS = "control_records"  # alerts by ancillary data, both ways
+    REKEY = "rekey"  # KeyUpdate: new keys on both ends, and data under them
+    SENDFILE = "sendfile"
+    SPLICE_TO_SOCKET = "splice_to_socket"
+    SPLICE_FROM_SOCKET = "splice_from_socket"
+    TX_MAX_PAYLOAD_LEN = "tx_max_payload_len"  # smaller records, for max_fragment_length
+    TX_ZEROCOPY_RO = "tx_zerocopy_ro"  # accepted; of use with a network card's TLS only
+    RX_EXPECT_NO_PAD = "rx_expect_no_pad"  # TLS 1.3
+    POLL_HIDES_PARTIAL_RECORDS = "poll_hides_partial_records"  # else poll loops spin
+    KEYS_READABLE = "keys_readable"  # by whoever holds the descriptor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feature:
+    """One feature and what became of its trial."""
+
+    name: FeatureName
+    outcome: Outcome
+
+
+def random_key(suite: CipherSuite) -> AeadKey:
+    """Make a key that nobody else has, of the sizes the suite wants."""
+    iv = 12 if suite.version is Version.TLS13 else suite.shape.fixed_iv
+    return AeadKey(key=os.urandom(suite.shape.key), iv=os.urandom(iv))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bench:
+    """A fresh pair and a secret; the methods put keys where a trial needs them."""
+
+    near: socket.socket
+    far: socket.socket
+    suite: CipherSuite
+    secret: TrafficSecret
+    key: AeadKey
+
+    def tx(self) -> None:
+        """``near`` seals what it sends."""
+        attach_ulp(self.near)
+        install_tx(self.near, TxCryptoInfo(suite=self.suite, key=self.key, rec_seq=0))
+
+    def rx(self, sock: socket.socket) -> None:
+        """``sock`` opens what it receives."""
+        if sock is not self.near:
+            attach_ulp(sock)
+        install_rx(sock, RxCryptoInfo(suite=self.suite, key=self.key, rec_seq=0))
+
+    def both(self) -> None:
+        """What ``near`` seals ``far`` opens."""
+        self.tx()
+        self.rx(self.far)
+
+
+def _is_readable(sock: socket.socket, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def _expect(expected: object, got: object, what: str) -> str | None:
+    # What came is not shown: it could be ciphertext or key bytes.
+    return None if expected == got else f"{what} did not come as it was sent"
+
+
+def _control_records(bench: _Bench) -> str | None:
+    bench.both()
+    send_record(bench.near, ContentType.ALERT, CLOSE_NOTIFY)
+    got = recv_record(bench.far, 64)
+    return _expect((ContentType.ALERT, CLOSE_NOTIFY), got, "an alert")
+
+
+def _rekey(bench: _Bench) -> str | None:
+    bench.both()
+    following = bench.secret.next_generation().derive_key()
+    send_record(bench.near, ContentType.HANDSHAKE, _KEY_UPDATE)
+    install_tx(bench.near, TxCryptoInfo(suite=bench.suite, key=following, rec_seq=0))
+    if recv_record(bench.far, 64) != (ContentType.HANDSHAKE, _KEY_UPDATE):
+        return "the KeyUpdate did not come as it was sent"
+    install_rx(bench.far, RxCryptoInfo(suite=bench.suite, key=following, rec_seq=0))
+    bench.near.sendall(_TEXT)
+    return _expect(_TEXT, recv_exactly(bench.far, len(_TEXT)), "data under the new key")
+
+
+@contextlib.contextmanager
+def _closing(*fds: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _sendfile(bench: _Bench) -> str | None:
+    bench.both()
+    file = os.memfd_create("ktlsgate-probe", os.MFD_CLOEXEC)
+    with _closing(file):
+        os.write(file, _TEXT)
+        sent = os.sendfile(bench.near.fileno(), file, 0, len(_TEXT))
+    return _expect(_TEXT[:sent], recv_exactly(bench.far, sent), "the file") if sent else "sent 0"
+
+
+def _splice_to_socket(bench: _Bench) -> str | None:
+    bench.both()
+    pipe_out, pipe_in = os.pipe()
+    with _closing(pipe_out, pipe_in):
+        os.write(pipe_in, _TEXT)
+        sent = os.splice(pipe_out, bench.near.fileno(), len(_TEXT))
+    return _expect(_TEXT[:sent], recv_exactly(bench.far, sent), "the data") if sent else "sent 0"
+
+
+def _splice_from_socket(bench: _Bench) -> str | None:
+    bench.both()
+    bench.near.sendall(_TEXT)
+    pipe_out, pipe_in = os.pipe()
+    with _closing(pipe_out, pipe_in):
+        if not _is_readable(bench.far, TIMEOUT):
+            return "the data never came"
+        moved = os.splice(bench.far.fileno(), pipe_in, len(_TEXT))
+        got = os.read(pipe_out, len(_TEXT)) if moved else b""
+    return _expect(_TEXT[:moved] or _TEXT, got, "the data")
+
+
+def _tx_max_payload_len(bench: _Bench) -> str | None:
+    bench.tx()
+    bench.near.setsockopt(SOL_TLS, _TLS_TX_MAX_PAYLOAD_LEN, struct.pack("=H", _SMALL_RECORD))
+    bench.near.sendall(_TEXT + _TEXT)
+    header = recv_exactly(bench.far, HEADER_SIZE)
+    length = int.from_bytes(header[3:], "big")
+    if _SMALL_RECORD <= length <= _SMALL_RECORD + _OVERHEAD:
+        return None
+    return f"accepted, but a record of {length} bytes was sent"
+
+
+def _tx_zerocopy_ro(bench: _Bench) -> None:
+    bench.tx()
+    bench.near.setsockopt(SOL_TLS, _TLS_TX_ZEROCOPY_RO, 1)
+
+
+def _rx_expect_no_pad(bench: _Bench) -> str | None:
+    bench.both()
+    bench.far.setsockopt(SOL_TLS, _TLS_RX_EXPECT_NO_PAD, 1)
+    bench.near.sendall(_TEXT)
+    return _expect(_TEXT, recv_exactly(bench.far, len(_TEXT)), "the data")
+
+
+def _poll_hides_partial_records(bench: _Bench) -> str | None:
+    # `far` stays plain and sends back what `near` sealed, in two pieces; `near`
+    # has the same key for receiving, so to it the record is in order.
+    bench.tx()
+    bench.rx(bench.near)
+    bench.near.sendall(_TEXT)
+    record = recv_exactly(bench.far, HEADER_SIZE)
+    record += recv_exactly(bench.far, int.from_bytes(record[3:], "big"))
+    bench.far.sendall(record[:100])
+    if _is_readable(bench.near, _QUIET):
+        return "a partial record makes poll report data that recv does not give"
+    bench.far.sendall(record[100:])
+    if not _is_readable(bench.near, TIMEOUT):
+        return "poll does not report the whole record either"
+    return _expect(_TEXT, recv_exactly(bench.near, len(_TEXT)), "the record")
+
+
+def _keys_readable(bench: _Bench) -> str | None:
+    bench.tx()
+    packed = TxCryptoInfo(suite=bench.suite, key=bench.key, rec_seq=0).pack()
+    read = bench.near.getsockopt(SOL_TLS, TLS_TX, len(packed))
+    return None if bench.key.key in read else "getsockopt gave something else than the key"
+
+
+_TRIALS: dict[FeatureName, Callable[[_Bench], str | None]] = {
+    FeatureName.CONTROL_RECORDS: _control_records,
+    FeatureName.REKEY: _rekey,
+    FeatureName.SENDFILE: _sendfile,
+    FeatureName.SPLICE_TO_SOCKET: _splice_to_socket,
+    FeatureName.SPLICE_FROM_SOCKET: _splice_from_socket,
+    FeatureName.TX_MAX_PAYLOAD_LEN: _tx_max_payload_len,
+    FeatureName.TX_ZEROCOPY_RO: _tx_zerocopy_ro,
+    FeatureName.RX_EXPECT_NO_PAD: _rx_expect_no_pad,
+    FeatureName.POLL_HIDES_PARTIAL_RECORDS: _poll_hides_partial_records,
+    FeatureName.KEYS_READABLE: _keys_readable,
+}
+
+# KeyUpdate and padding are TLS 1.3's.
+_TLS13_ONLY = frozenset((FeatureName.REKEY, FeatureName.RX_EXPECT_NO_PAD))
+
+# For keys ENOPROTOOPT says that there is no TLS layer; here the layer is known to be there.
+_REASONS = {
+    errno.EBUSY: KEY_REASONS[errno.EBUSY],
+    errno.ENOPROTOOPT: "this kernel does not know the option",
+}
+_HASH_SIZES = {"sha256": 32, "sha384": 48}  # bytes
+
+
+def _try_feature(name: FeatureName, suite: CipherSuite) -> Outcome:
+    if name in _TLS13_ONLY and suite.version is not Version.TLS13:
+        return NOT_TRIED
+
+    def body(near: socket.socket, far: socket.socket) -> Outcome:
+        secret = TrafficSecret(secret=os.urandom(48)[: _HASH_SIZES[suite.hash_name]], suite=suite)
+        is_tls13 = suite.version is Version.TLS13
+        key = secret.derive_key() if is_tls13 else random_key(suite)
+        bench = _Bench(near=near, far=far, suite=suite, secret=secret, key=key)
+        return attempt(functools.partial(_TRIALS[name], bench), _REASONS)
+
+    return on_pair(body, lambda outcome: outcome)
+
+
+def probe_features(suite: CipherSuite) -> tuple[Feature, ...]:
+    """Try every feature with a suite that is known to work both ways, TLS 1.3's if any.
+
+    Takes about 60 ms, most of it the wait for poll's silence. Never raises.
+    """
+    return tuple(Feature(name=name, outcome=_try_feature(name, suite)) for name in FeatureName)
