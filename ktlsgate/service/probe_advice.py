@@ -1,0 +1,118 @@
+"""From symptoms to advice in words: what an operator can do about what the probe found.
+
+Rule: a symptom is a row in a table. The errnos and their meanings were observed on
+Linux 6.1, 6.12 and 7.2, except those of security policies, which are documented only.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from ..kernel.engines import Engine
+from ..kernel.known_bugs import KNOWN_BUGS, parse_version
+from ..kernel.trials import NOT_TRIED
+from ..wire.ciphers import Version
+from .probe_findings import Findings
+
+__all__ = ["advise"]
+
+_LOAD = (
+    "Load the module as root and keep it loaded: `modprobe tls`, and"
+    " `echo tls > /etc/modules-load.d/tls.conf`."
+)
+_NO_MODULE = (
+    "Root could not load the module on demand: try `modprobe tls`; look for `install tls` or"
+    " `blacklist tls` in /etc/modprobe.d; or run a kernel built with CONFIG_TLS."
+)
+_POLICY = "Allow setsockopt(TCP_ULP) in the seccomp or LSM profile that this process runs under."
+_IN_CONTAINER = "This is a container: the host's kernel decides, so load the module on the host."
+
+_ULP_ADVICE = {
+    errno.ENOPROTOOPT: "TCP here knows no upper layer protocols (a sandbox's own TCP, or an MPTCP"
+    " socket): run on a plain Linux kernel, with plain TCP listeners.",
+    errno.EPERM: _POLICY,
+    errno.EACCES: _POLICY,
+    errno.ENOSYS: _POLICY,
+}
+
+_KEY_ADVICE = {
+    errno.ENOENT: "For {cells} the kernel's crypto algorithm is missing: `modprobe gcm`,"
+    " `modprobe ccm` or `modprobe chacha20poly1305`; FIPS mode and stripped kernels forbid some.",
+    errno.EINVAL: "{cells}: unknown to this kernel; run a newer one, or leave these suites out of"
+    " the gate's list.",
+    errno.ENOMEM: "The kernel had no memory for the keys of {cells}: look at the memory cgroup and"
+    " net.core.optmem_max.",
+}
+
+_NO_KTLS_BUILD = (
+    "This OpenSSL was built without kTLS, as those in the registry's wheels are. The gate does not"
+    " mind: engine `direct` installs the keys itself."
+)
+_TX_ONLY_TLS13 = (
+    "This OpenSSL (older than 3.2) gives the kernel only the sending key of TLS 1.3. The gate does"
+    " not mind: engine `direct` installs both."
+)
+
+
+def advise(findings: Findings) -> tuple[str, ...]:
+    """Collect the lines, the most urgent first; none when there is nothing to do."""
+    return tuple(
+        line
+        for source in (_on_failure, _on_ulp, _on_keys, _on_openssl, _on_version)
+        for line in source(findings)
+    )
+
+
+def _on_failure(findings: Findings) -> Iterator[str]:
+    if findings.failure:
+        yield f"The probe itself failed, so nothing above is certain: {findings.failure}."
+
+
+def _on_ulp(findings: Findings) -> Iterator[str]:
+    ulp, system = findings.capabilities.offload.ulp, findings.capabilities.system
+    if ulp.ok or ulp.is_broken:
+        return
+    if ulp.errno == errno.ENOENT:
+        yield _NO_MODULE if system.may_load_modules else _LOAD
+        if system.is_container:
+            yield _IN_CONTAINER
+    elif ulp.errno in _ULP_ADVICE:
+        yield _ULP_ADVICE[ulp.errno]
+
+
+def _on_keys(findings: Findings) -> Iterator[str]:
+    for code, line in _KEY_ADVICE.items():
+        cells = [
+            cell.label
+            for cell in findings.capabilities.offload.cells
+            if code in (cell.tx.errno, cell.rx.errno)
+        ]
+        if cells:
+            yield line.format(cells=", ".join(cells))
+
+
+def _on_openssl(findings: Findings) -> Iterator[str]:
+    report = findings.openssl
+    if report.problem:
+        yield f"{report.problem}. The gate needs pyOpenSSL, cryptography and trio."
+    if report.has_ktls is False:
+        yield _NO_KTLS_BUILD
+    trial = report.trial(Engine.OPENSSL, Version.TLS13)
+    if trial.tx.ok and not trial.rx.ok:
+        yield _TX_ONLY_TLS13
+
+
+def _on_version(findings: Findings) -> Iterator[str]:
+    """Known defects; only where there is kTLS to have them."""
+    capabilities = findings.capabilities
+    if not capabilities.offload.ulp.ok:
+        return
+    version = parse_version(capabilities.system.kernel, capabilities.system.build)
+    for bug in KNOWN_BUGS:
+        outcome = capabilities.feature(bug.feature) if bug.feature else NOT_TRIED
+        if outcome is not NOT_TRIED and not outcome.is_broken:
+            if not outcome.ok:
+                yield bug.measured_advice
+        elif version and (line := bug.advice(version)):
+            yield line

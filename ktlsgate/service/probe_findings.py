@@ -1,0 +1,98 @@
+"""What the probe found, and what it means for connections: the value behind every report.
+
+Rule: this module asks and concludes; it prints nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..config import Offload
+from ..kernel.engines import Engine
+from ..kernel.openssl_probe import OpenSslReport, probe_openssl
+from ..kernel.probe import Capabilities, probe_kernel
+from ..wire.ciphers import Version
+
+__all__ = ["Findings", "Mode", "collect_findings"]
+
+EXIT_BOTH, EXIT_ONE, EXIT_NONE, EXIT_BROKEN = 0, 1, 3, 4  # 2 is argparse's, for usage
+_EXIT_CODES = {2: EXIT_BOTH, 1: EXIT_ONE, 0: EXIT_NONE}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mode:
+    """What a connection of one TLS version will get.
+
+    Attributes:
+        version: its version.
+        offload: BOTH means handoff; anything less is relayed.
+        engine: who installs the keys; None when relayed, or when no engine was tried.
+        reason: why it is relayed; empty for a handoff.
+    """
+
+    version: Version
+    offload: Offload
+    engine: Engine | None = None
+    reason: str = ""
+
+    @property
+    def is_handoff(self) -> bool:
+        """Whether the backend gets the client's own socket."""
+        return self.offload is Offload.BOTH
+
+    @property
+    def name(self) -> str:
+        """``handoff`` or ``relay``."""
+        return "handoff" if self.is_handoff else "relay"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """Everything, for text and for JSON."""
+
+    capabilities: Capabilities
+    openssl: OpenSslReport
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """One for each version, the newer first."""
+        return tuple(self._mode(version) for version in reversed(Version))
+
+    @property
+    def failure(self) -> str:
+        """What broke in the probe itself; empty when its answers can be trusted."""
+        return self.capabilities.offload.failure
+
+    @property
+    def exit_code(self) -> int:
+        """0 both versions are handed off, 1 only one, 3 none, 4 the probe itself failed."""
+        if self.failure:
+            return EXIT_BROKEN
+        return _EXIT_CODES[sum(mode.is_handoff for mode in self.modes)]
+
+    def _mode(self, version: Version) -> Mode:
+        if self.openssl.problem:
+            return self._mode_of_kernel(version)
+        trials = [self.openssl.trial(engine, version) for engine in Engine]
+        for trial in trials:
+            if trial.offload is Offload.BOTH:
+                return Mode(version=version, offload=Offload.BOTH, engine=trial.engine)
+        # The gate's own engine is the first; the other one's complaints explain less.
+        reason = self.capabilities.ulp_reason or trials[0].reason
+        return Mode(version=version, offload=trials[0].offload, reason=reason)
+
+    def _mode_of_kernel(self, version: Version) -> Mode:
+        """Without OpenSSL the kernel alone answers: what a gate could do here."""
+        cells = [c for c in self.capabilities.offload.cells if c.version is version]
+        if any(cell.offload is Offload.BOTH for cell in cells):
+            return Mode(version=version, offload=Offload.BOTH)
+        offload = Offload.TX if any(c.offload is Offload.TX for c in cells) else Offload.NONE
+        reasons = (cell.reason for cell in cells)
+        reason = self.capabilities.ulp_reason or next(reasons, "no cipher was tried")
+        return Mode(version=version, offload=offload, reason=reason)
+
+
+def collect_findings() -> Findings:
+    """Run the probe; about 150 ms on a fast machine, never raises."""
+    capabilities = probe_kernel()
+    return Findings(capabilities=capabilities, openssl=probe_openssl(capabilities.offload))

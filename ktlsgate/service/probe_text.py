@@ -1,0 +1,186 @@
+"""The probe's report for people: aligned text, with marks and colours where they can be shown.
+
+Rule: values in, text out; the caller knows the terminal and says so in a `Look`.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TextIO
+
+from ..config import Offload
+from ..kernel.engines import EngineTrial
+from ..kernel.features import FeatureName
+from ..kernel.trials import NOT_TRIED, Outcome
+from .probe_advice import advise
+from .probe_findings import Findings, Mode
+
+__all__ = ["Look", "render_text"]
+
+_GREEN, _RED, _YELLOW, _BOLD, _RESET = "\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
+_COLOURS = {True: _GREEN, False: _RED, None: _YELLOW}
+_MARKS = {True: "✓", False: "✗", None: "·"}
+_ASCII_MARKS = {True: "ok", False: "no", None: "--"}
+
+_FEATURES = {
+    FeatureName.CONTROL_RECORDS: "control records (alerts)",
+    FeatureName.REKEY: "rekey (KeyUpdate)",
+    FeatureName.SENDFILE: "sendfile",
+    FeatureName.SPLICE_TO_SOCKET: "splice, pipe to socket",
+    FeatureName.SPLICE_FROM_SOCKET: "splice, socket to pipe",
+    FeatureName.TX_MAX_PAYLOAD_LEN: "smaller records",
+    FeatureName.TX_ZEROCOPY_RO: "zero-copy sendfile option",
+    FeatureName.RX_EXPECT_NO_PAD: "no-padding option",
+    FeatureName.POLL_HIDES_PARTIAL_RECORDS: "poll hides partial records",
+    FeatureName.KEYS_READABLE: "keys readable by any holder",
+}
+_YES_NO = {True: "yes", False: "no", None: "unknown"}
+_SECCOMP = {0: "off", 1: "strict", 2: "filter"}
+_OFFLOADS = {Offload.BOTH: "tx+rx", Offload.TX: "tx only", Offload.NONE: "none"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What the output can show.
+
+    Attributes:
+        has_marks: its encoding has check marks.
+        has_colours: it is a terminal, and nobody asked for no colours.
+        width: columns for text that is wrapped.
+    """
+
+    has_marks: bool = False
+    has_colours: bool = False
+    width: int = 100
+
+    @classmethod
+    def of(cls, stream: TextIO, environment: Mapping[str, str], width: int) -> Look:
+        """Find out for a stream; ``NO_COLOR`` set to anything means none (no-color.org)."""
+        may_colour = not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
+        try:
+            "".join(_MARKS.values()).encode(stream.encoding or "ascii")
+        except (UnicodeEncodeError, LookupError):
+            has_marks = False
+        else:
+            has_marks = True
+        return cls(
+            has_marks=has_marks, has_colours=may_colour and stream.isatty(), width=min(width, 100)
+        )
+
+    def paint(self, text: str, colour: str) -> str:
+        """Colour the text, if colours can be shown."""
+        return f"{colour}{text}{_RESET}" if self.has_colours else text
+
+    @property
+    def marks(self) -> Mapping[bool | None, str]:
+        """A check mark, a cross, and a dot for unknown; in ASCII two columns wide."""
+        marks = _MARKS if self.has_marks else _ASCII_MARKS
+        return {is_good: self.paint(mark, _COLOURS[is_good]) for is_good, mark in marks.items()}
+
+    def mark_of(self, outcome: Outcome) -> str:
+        """The mark of an outcome; what was not tried is unknown."""
+        return self.marks[None if outcome is NOT_TRIED else outcome.ok]
+
+
+def render_text(findings: Findings, look: Look) -> str:
+    """Write the whole report, ending in a line break."""
+    sections = {
+        "System": _system(findings),
+        "Upper layer protocol": _ulp(findings, look),
+        "Ciphers: sending key, receiving key, 20 kB moved": _ciphers(findings, look),
+        "Features": _features(findings, look),
+        "OpenSSL": _openssl(findings, look),
+        "What a connection gets": _modes(findings, look),
+        "Advice": _advice(findings, look),
+    }
+    lines = [look.paint(findings.capabilities.offload.summary(), _BOLD)]
+    for title, body in sections.items():
+        if content := list(body):
+            lines += ["", look.paint(title, _BOLD), *(f"  {line}" for line in content)]
+    return "\n".join(lines) + "\n"
+
+
+def _system(findings: Findings) -> Iterator[str]:
+    system = findings.capabilities.system
+    ulps = system.available_ulps
+    rows = {
+        "kernel": f"Linux {system.kernel} {system.machine} ({system.build})",
+        "user": f"uid {system.uid}, CAP_NET_ADMIN {_YES_NO[system.has_net_admin]},"
+        f" first user namespace {_YES_NO[system.is_first_user_namespace]}",
+        "seccomp": "unknown" if system.seccomp is None else _SECCOMP.get(system.seccomp, "?"),
+        "tcp_available_ulp": "unknown" if ulps is None else " ".join(ulps) or "none",
+        "tls module": f"loaded {_YES_NO[system.is_module_loaded]},"
+        f" tls_stat {_YES_NO[system.has_tls_stat]}",
+    }
+    if system.is_container:
+        rows["container"] = "yes"
+    for name, value in rows.items():
+        yield f"{name:<18} {value}"
+
+
+def _ulp(findings: Findings, look: Look) -> Iterator[str]:
+    ulp = findings.capabilities.offload.ulp
+    yield f"{look.mark_of(ulp)} {findings.capabilities.ulp_reason or 'attached'}"
+
+
+def _ciphers(findings: Findings, look: Look) -> Iterator[str]:
+    for cell in findings.capabilities.offload.cells:
+        marks = "  ".join(look.mark_of(outcome) for outcome in (cell.tx, cell.rx, cell.data))
+        yield f"{cell.label:<26} {marks}  {cell.reason}".rstrip()
+
+
+def _features(findings: Findings, look: Look) -> Iterator[str]:
+    for feature in findings.capabilities.features:
+        name, outcome = _FEATURES[feature.name], feature.outcome
+        yield f"{look.mark_of(outcome)} {name:<28} {outcome.reason}".rstrip()
+
+
+_BUILT = {True: "yes", False: "no", None: "cannot be known where the kernel has none"}
+
+
+def _openssl(findings: Findings, look: Look) -> Iterator[str]:
+    report = findings.openssl
+    for name, version in (
+        ("library", report.libraries.openssl),
+        ("pyOpenSSL", report.libraries.pyopenssl),
+        ("cryptography", report.libraries.cryptography),
+    ):
+        yield f"{name:<18} {version or 'not installed'}"
+    if report.problem:
+        yield report.problem
+        return
+    yield f"{'built with kTLS':<18} {look.marks[report.has_ktls]} {_BUILT[report.has_ktls]}"
+    for trial in report.trials:
+        yield _trial(trial, look)
+
+
+def _trial(trial: EngineTrial, look: Look) -> str:
+    head = f"{'engine ' + trial.engine:<18} {look.marks[trial.offload is Offload.BOTH]}"
+    words = f"{trial.version.label}  {_OFFLOADS[trial.offload]:<7}  {trial.suite}"
+    return f"{head} {words}  {trial.reason}".rstrip()
+
+
+def _modes(findings: Findings, look: Look) -> Iterator[str]:
+    for mode in findings.modes:
+        yield f"{look.marks[mode.is_handoff]} {mode.version.label}  {_mode_words(mode)}"
+
+
+def _mode_words(mode: Mode) -> str:
+    if not mode.is_handoff:
+        return f"relay: {mode.reason}"
+    if mode.engine is None:
+        return "handoff, as far as the kernel is concerned"
+    return f"handoff (engine {mode.engine})"
+
+
+def _advice(findings: Findings, look: Look) -> Iterator[str]:
+    for line in advise(findings):
+        yield from textwrap.wrap(
+            line,
+            look.width - 2,
+            initial_indent="- ",
+            subsequent_indent="  ",
+            break_on_hyphens=False,
+        )
