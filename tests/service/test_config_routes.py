@@ -1,0 +1,90 @@
+"""Routes that hide each other or let requests slip past are complaints."""
+
+import pytest
+from helpers.config_text import error_of, errors_of, parse, routes
+
+from ktlsgate import config
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ("", ""),
+        ("", "host = 'x'"),
+        ("", "path = '/x'"),
+        ("host = '*.x'", "host = 'a.b.x'"),
+        ("host = '*.x'", "host = '*.b.x'"),
+        ("path = '/a'", "path = '/a/b'"),
+        ("host = ['x', 'y']", "host = 'y', path = '/a'"),
+    ],
+)
+def test_route_that_an_earlier_one_covers_is_a_complaint(earlier, later):
+    text = routes(f"backend = 'a', {earlier}", f"backend = 'b', {later}")
+    [error] = errors_of(text)
+    assert error.endswith(
+        ": route: expected a route that some request can reach, got one whose requests all go to route 1:"
+        " the first route that matches wins"
+    )
+    line = int(error.split(":")[1])
+    assert text.splitlines()[line - 1] == "[[route]]"
+    assert "[[route]]" not in text.splitlines()[line:]
+
+
+def test_route_whose_hosts_are_covered_by_several_is_a_complaint():
+    text = routes(
+        "backend = 'a', host = 'x'", "backend = 'b', host = 'y'", "backend = 'a', host = ['y', 'x']"
+    )
+    assert "got one whose requests all go to route 1 and 2:" in error_of(text)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ("host = 'x'", ""),
+        ("host = '*.x'", "host = 'x'"),
+        ("path = '/a'", "path = '/ab'"),
+        ("path = '/a/b'", "path = '/a'"),
+        ("host = 'x', path = '/a'", "host = 'y', path = '/a'"),
+        ("host = 'x'", "host = ['x', 'y']"),
+    ],
+)
+def test_route_that_some_request_reaches_is_fine(earlier, later):
+    assert len(parse(routes(f"backend = 'a', {earlier}", f"backend = 'b', {later}")).routes) == 2
+
+
+def test_own_keepalive_on_a_part_of_a_host_is_a_complaint():
+    [error] = errors_of(routes("backend = 'a', path = '/x', keepalive = 'own'"))
+    assert error == (
+        'k.toml:7: route.keepalive: expected "auto" or "single", got "own":'
+        ' this route is only a part of its host (path "/x"),'
+        " so a later request on the same connection would slip past the routes"
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "own"),
+    [("path = '/x'", ""), ("host = 'x'", ""), ("host = '*.x'", "host = 'x.x'")],
+)
+def test_own_keepalive_beside_a_route_to_another_backend_is_a_complaint(one, own):
+    tables = [f"backend = 'a', {one}", f"backend = 'b', keepalive = 'own', {own}"]
+    if own:
+        tables.reverse()
+    [error] = errors_of(routes(*tables))
+    assert error.endswith(
+        f' expected "auto" or "single", got "own": route {2 if own else 1} gives some of the'
+        ' same hosts to "a", so a later request on the same connection would slip past the routes'
+    )
+
+
+def test_own_keepalive_is_fine_where_all_of_the_host_goes_to_one_backend():
+    text = routes(
+        "backend = 'a', path = '/x', host = 'x'",
+        "backend = 'a', host = 'x', keepalive = 'own'",
+        "backend = 'b', host = 'y', keepalive = 'own'",
+    )
+    assert parse(text).routes[1].keepalive is config.Keepalive.OWN
+
+
+def test_route_that_cannot_be_read_hides_no_other():
+    [error] = errors_of(routes("backend = 'a', host = 7", "backend = 'b', host = 'x'"))
+    assert "host" in error
