@@ -30,8 +30,8 @@ def is_fresh(folder: Path) -> bool:
     # not_valid_after_utc is younger than the oldest cryptography that we take.
     end = getattr(leaf, "not_valid_after_utc", None)
     if end is None:
-        end = leaf.not_valid_after.replace(tzinfo=datetime.timezone.utc)
-    now = datetime.datetime.now(datetime.timezone.utc)
+        end = leaf.not_valid_after.replace(tzinfo=datetime.UTC)
+    now = datetime.datetime.now(datetime.UTC)
     return bool(end > now + datetime.timedelta(days=1))
 
 
