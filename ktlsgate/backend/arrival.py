@@ -116,7 +116,7 @@ class Arrival:
         if len(self._fds) != 1 or bool(fds) != is_first:
             raise HandoffMalformed(
                 "expected one descriptor on the first byte, "
-                f"got {len(fds)} with byte {self._taken - len(data) + 1}"
+                f"got {len(fds)} with bytes {self._taken - len(data) + 1} to {self._taken}"
             )
         return self._reader.receive_data(data)
 
