@@ -93,6 +93,6 @@ class Findings:
 
 
 def collect_findings() -> Findings:
-    """Run the probe; about 150 ms on a fast machine, never raises."""
+    """Run the probe, kernel first; never raises."""
     capabilities = probe_kernel()
     return Findings(capabilities=capabilities, openssl=probe_openssl(capabilities.offload))
