@@ -54,7 +54,7 @@ __all__ = ["HeadLimits", "RequestHead", "find_head_end", "scan_head"]
 
 _MAX_CONTENT_LENGTH = 2**63 - 1  # off_t; what comes after it in C is negative
 
-_ORIGIN_FORM = rb"(/[!\"$->@-~]*+)(?:\?([!\"$-~]*+))?+"
+_ORIGIN_FORM = rb"(/[!\"$->@-~]*+)(?:\?([!\"$-~]*+))?"
 _OTHER_FORM = rb"[!\"$-.0-~][!\"$-~]*+"
 _REQUEST_LINE = re.compile(
     rb"(%b++) (?:(%b)|(%b)) (HTTP/1\.[01])(?=\r\n)" % (TCHAR, _ORIGIN_FORM, _OTHER_FORM)
@@ -67,10 +67,10 @@ _ONCE = (b"host", b"content-length", b"transfer-encoding")
 _MEANINGFUL = frozenset((*_ONCE, b"connection", b"upgrade"))
 
 _LENGTH = re.compile(rb"[0-9]{1,19}")  # 19 digits: 2**63 - 1
-_PARAMETER = rb"[ \t]*+;[ \t]*+%b++[ \t]*+=[ \t]*+(?:%b++|\"%b*+\")" % (TCHAR, TCHAR, QUOTED_PIECE)
-_CODING = rb"(%b++)((?:%b)*+)" % (TCHAR, _PARAMETER)
+_PARAMETER = rb"[ \t]*+;[ \t]*+%b++[ \t]*+=[ \t]*+(?:%b++|\"%b*\")" % (TCHAR, TCHAR, QUOTED_PIECE)
+_CODING = rb"(%b++)((?:%b)*)" % (TCHAR, _PARAMETER)
 _ONE_CODING = re.compile(_CODING + rb"(?:[ \t]*+,[ \t]*+|\Z)")
-_CODINGS = re.compile(_CODING + rb"(?:[ \t]*+,[ \t]*+" + _CODING + rb")*+")
+_CODINGS = re.compile(_CODING + rb"(?:[ \t]*+,[ \t]*+" + _CODING + rb")*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

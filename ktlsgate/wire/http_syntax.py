@@ -32,6 +32,8 @@ __all__ = [
     "find_field_fault",
 ]
 
+# Possessive quantifiers stand behind classes only, never behind a group: CPython before
+# 3.11.5 (Debian 12 has 3.11.2) then forgets how to match the group (python/cpython#106052).
 TCHAR = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"  # RFC 9110 5.6.2
 VCHAR_OR_SPACE = rb"[\t -~\x80-\xff]"  # what a field value is made of, RFC 9110 5.5
 # Between the quotes of a quoted-string, any number of times; RFC 9110 5.6.4.
@@ -59,12 +61,12 @@ _VALUE_RUN = re.compile(VCHAR_OR_SPACE + rb"*+")
 
 def _compile_line_prefix() -> re.Pattern[bytes]:
     """Build the pattern of every beginning of a request line; groups: method, target, version."""
-    tail = rb"(?:\r\n?+)?+"
+    tail = rb"(?:\r\n?+)?"
     for piece in (rb"[0-9]", rb"\.", rb"[0-9]", rb"/", rb"P", rb"T", rb"T", rb"H"):
-        tail = rb"(?:" + piece + tail + rb")?+"
+        tail = rb"(?:" + piece + tail + rb")?"
     # The lookbehind: a second space directly after the first is no separator.
     return re.compile(
-        rb"(?:(%b{1,%d}+)(?: ([!\"$-~]*+)(?:(?<! ) (%b))?+)?+)?+" % (TCHAR, _LONGEST_METHOD, tail)
+        rb"(?:(%b{1,%d}+)(?: ([!\"$-~]*+)(?:(?<! ) (%b))?)?)?" % (TCHAR, _LONGEST_METHOD, tail)
     )
 
 

@@ -6,7 +6,7 @@ Four forms exist (RFC 9112 section 3.2). The gate takes ``origin`` (``/a?b``), `
 
 Host names: letters, digits, ``-``, ``_`` and dots between non-empty labels, one
 dot at the end allowed and kept; or an IPv6 address in brackets. RFC 3986 would also
-allow ``%41`` and ``!$&'()*+,;=``; no DNS name has them, and a name that two programs
+allow ``%41`` and ``!$&'()*,;=``; no DNS name has them, and a name that two programs
 may read differently must not choose a route.
 """
 
@@ -23,9 +23,9 @@ __all__ = ["Authority", "Target", "parse_authority", "parse_target"]
 _MAX_HOST = 255  # bytes; RFC 1035 section 2.3.4
 _LABEL = rb"[0-9A-Za-z_-]++"
 _AUTHORITY = re.compile(
-    rb"(" + _LABEL + rb"(?:\." + _LABEL + rb")*+\.?+|\[[0-9A-Fa-f:.]++\])(?::([0-9]{0,5}+))?+"
+    rb"(" + _LABEL + rb"(?:\." + _LABEL + rb")*\.?+|\[[0-9A-Fa-f:.]++\])(?::([0-9]{0,5}+))?"
 )
-_ABSOLUTE = re.compile(rb"(?i:(https?))://([^/?]*+)(/[^?]*+)?+(?:\?(.*+))?+", re.DOTALL)
+_ABSOLUTE = re.compile(rb"(?i:(https?))://([^/?]*+)(/[^?]*+)?(?:\?(.*+))?", re.DOTALL)
 _DEFAULT_PORTS = {b"http": 80, b"https": 443}
 
 

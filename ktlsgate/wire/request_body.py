@@ -37,10 +37,10 @@ _LAST_CHUNK = len(b"0\r\n\r\n")
 
 # Any beginning of: size *( ";" name [ "=" value ] ) CRLF. RFC 9112 7.1.1 also has "BWS",
 # which llhttp refuses. \Z: what is open may be open only where the bytes end.
-_OPEN_VALUE = rb"(?:\"%b*+\\?+)?+\Z" % QUOTED_PIECE
-_VALUE = rb"(?:%b++|\"%b*+\"|%b)" % (TCHAR, QUOTED_PIECE, _OPEN_VALUE)
-_EXTENSION = rb"(?:;(?:%b++(?:=%b)?+|\Z))" % (TCHAR, _VALUE)
-_CHUNK_LINE_PREFIX = re.compile(rb"(?:([0-9A-Fa-f]{1,16}+)%b*+(?:\r\n?+)?+)?+" % _EXTENSION)
+_OPEN_VALUE = rb"(?:\"%b*\\?+)?\Z" % QUOTED_PIECE
+_VALUE = rb"(?:%b++|\"%b*\"|%b)" % (TCHAR, QUOTED_PIECE, _OPEN_VALUE)
+_EXTENSION = rb"(?:;(?:%b++(?:=%b)?|\Z))" % (TCHAR, _VALUE)
+_CHUNK_LINE_PREFIX = re.compile(rb"(?:([0-9A-Fa-f]{1,16}+)%b*(?:\r\n?+)?)?" % _EXTENSION)
 _FORBIDDEN_TRAILERS = (b"content-length", b"transfer-encoding")
 
 

@@ -22,8 +22,9 @@ _AMBIGUOUS = re.compile(rb"%(?:2[fFeE]|5[cC]|00)|//|/\.{1,2}(?:/|\Z)|\\")
 def match_route(routes: tuple[Route, ...], head: RequestHead) -> Route | None:
     """Find the first route for a head, None when there is none."""
     is_ambiguous = _AMBIGUOUS.search(head.path) is not None
+    host = head.host.removesuffix(".")  # "a.example." is the same name, fully qualified
     for route in routes:
-        if _matches_host(route.hosts, head.host) and _matches_path(
+        if _matches_host(route.hosts, host) and _matches_path(
             route.path, head.path, is_ambiguous=is_ambiguous
         ):
             return route
