@@ -68,6 +68,13 @@ class Alert:
             return f"alert {self.description}"
 
 
+# RFC 8446 section 6: the level is to be ignored, all but these are fatal. TLS 1.2 leaves it
+# to us which warnings end a connection (RFC 5246 section 7.2.2); the second two change
+# nothing (RFC 6066 section 3 about names).
+_NEVER_FATAL = (AlertDescription.CLOSE_NOTIFY, AlertDescription.USER_CANCELED)
+_TLS12_WARNINGS = (AlertDescription.NO_RENEGOTIATION, AlertDescription.UNRECOGNIZED_NAME)
+
+
 def parse_alert(data: bytes) -> Alert:
     """Read the two bytes of an alert record.
 
@@ -76,10 +83,10 @@ def parse_alert(data: bytes) -> Alert:
     """
     if len(data) != 2:
         raise ValueError(f"expected an alert of 2 bytes, got {len(data)}")
-    # TLS 1.3: the level is to be ignored; all but these two are fatal (section 6).
-    harmless = (AlertDescription.CLOSE_NOTIFY, AlertDescription.USER_CANCELED)
-    is_fatal = data[0] == 2 and data[1] not in harmless
-    return Alert(is_fatal=is_fatal, description=data[1])
+    level, description = data
+    is_warning = level == 1 and description in _TLS12_WARNINGS
+    is_fatal = not is_warning and description not in _NEVER_FATAL
+    return Alert(is_fatal=is_fatal, description=description)
 
 
 def build_alert(description: AlertDescription, *, is_fatal: bool) -> bytes:
