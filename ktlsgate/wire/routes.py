@@ -15,8 +15,9 @@ from .http_head import RequestHead
 
 __all__ = ["covers_its_host", "hosts_overlap", "is_single", "match_route"]
 
-# "%2f", "%2e", "%5c", "%00"; empty, "." and ".." segments; backslashes.
-_AMBIGUOUS = re.compile(rb"%(?:2[fFeE]|5[cC]|00)|//|/\.{1,2}(?:/|\Z)|\\")
+# "%2f", "%2e", "%5c", "%00"; empty, "." and ".." segments, also with the parameters that
+# servlet containers cut off before they resolve dots ("/..;/"); backslashes.
+_AMBIGUOUS = re.compile(rb"%(?:2[fFeE]|5[cC]|00)|//|/\.{1,2}(?:[/;]|\Z)|\\")
 
 
 def match_route(routes: tuple[Route, ...], head: RequestHead) -> Route | None:
