@@ -14,6 +14,15 @@ __all__ = ["describe_client_certificate"]
 
 _Names = list[tuple[bytes, bytes]]
 
+# What cryptography raises for extensions that are absent or that it cannot read. OpenSSL let
+# the certificate pass, so the client is who it says; it just has no alternative names for us.
+_UNREADABLE = (
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    ValueError,
+)
+
 
 def describe_client_certificate(certificate: x509.Certificate) -> tuple[tuple[bytes, bytes], ...]:
     """Build ``SSL_CLIENT_*`` names and values of a certificate that was verified."""
@@ -46,7 +55,7 @@ def _common_name(name: x509.Name) -> bytes:
 def _alternative_names(certificate: x509.Certificate) -> _Names:
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, ValueError):
+    except _UNREADABLE:
         return []
     found: _Names = []
     for prefix, kind in (
