@@ -52,6 +52,8 @@ def test_no_match_is_none():
         ("h.example", "h.example", True),
         ("h.example", "H.Example", True),
         ("h.example", "h.example:8443", True),
+        ("h.example", "h.example.", True),
+        ("*.example", "h.example.:443", True),
         ("h.example", "x.h.example", False),
         ("h.example", "xh.example", False),
         ("*.example", "h.example", True),
