@@ -14,6 +14,7 @@ HTTP clients that a backend may contain (httpoxy, CVE-2016-5385).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ __all__ = ["MAX_HEAD", "HandoffReader", "ReceivedHead", "encode"]
 PROTOCOL_VERSION = b"1"
 MAX_HEAD = 1 << 20  # no gate sends more: its head limit and a client chain fit often over
 _MAX_DIGITS = 7
+_PORT = re.compile(r"[0-9]{1,5}")
 
 _Pairs = list[tuple[bytes, bytes]]
 
@@ -223,7 +225,7 @@ def _check(head: ReceivedHead, *, first: str) -> None:
     if missing:
         raise HandoffMalformed(f"expected {missing[0]}, got a head without it")
     for name in ("REMOTE_PORT", "SERVER_PORT"):
-        if not head.environ[name].isdecimal():
+        if not _PORT.fullmatch(head.environ[name]):
             raise HandoffMalformed(f"expected a number as {name}, got {head.environ[name][:32]!r}")
     version = head.environ.get("KTLSGATE", "1")
     if version != "1":
