@@ -138,6 +138,7 @@ class BlockingClientConnection:
             ConnectionCut: the client or the gate is gone.
         """
         deadline = self._deadline()
+        self._core.check_writable()
         with memoryview(data) as view, view.cast("B") as rest:
             sent = 0
             self._core.is_midway = len(rest) > 0
@@ -166,6 +167,7 @@ class BlockingClientConnection:
         fd = file if isinstance(file, int) else file.fileno()
         deadline = self._deadline()
         start = offset
+        self._core.check_writable()
         self._core.is_midway = True
         while count is None or offset < start + count:
             try:

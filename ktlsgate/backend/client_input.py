@@ -28,13 +28,13 @@ import socket
 from typing import Protocol
 
 from ..errors import BadRecord, ConnectionCut, RemoteProtocolError
-from ..kernel.ancillary import unread_bytes
 from ..kernel.records import recv_record, send_record
 from ..wire.handoff import Mode
 from ..wire.messages import NO_RENEGOTIATION
 from ..wire.records import ContentType
 from .arrival import ReceivedHandoff
 from .control_records import ControlRecords, Meaning, key_update_error
+from .verdict import Verdict
 
 __all__ = ["ClientInput", "make_input", "peer_error"]
 
@@ -128,7 +128,7 @@ class _RecordInput:
 class _RelayInput:
     """Bytes that the gate relays, their end judged by the verdict connection: RELAY."""
 
-    def __init__(self, sock: socket.socket, verdict: socket.socket | None) -> None:
+    def __init__(self, sock: socket.socket, verdict: Verdict) -> None:
         self.socket = sock
         self._verdict = verdict
 
@@ -139,29 +139,12 @@ class _RelayInput:
             raise
         except OSError as exc:
             raise peer_error(exc) from exc
-        if not data and self._verdict is not None and not _was_clean(self._verdict):
+        if not data and not self._verdict.was_clean():
             raise ConnectionCut("the client's stream was cut, as the gate tells")
         return data
 
 
-def _was_clean(verdict: socket.socket) -> bool:
-    """Whether the gate took RECEIVED before it ended the data.
-
-    A reset is a cut. Without one the gate either closed its end, or keeps it to
-    hear FINISHED: then the byte is gone. A byte that is still there means a gate
-    that died between its two closes.
-    """
-    if verdict.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-        return False
-    try:
-        return not verdict.recv(1, _FLAGS | socket.MSG_PEEK)
-    except BlockingIOError:
-        return unread_bytes(verdict) == 0
-    except OSError:
-        return False
-
-
-def make_input(received: ReceivedHandoff) -> ClientInput:
+def make_input(received: ReceivedHandoff, verdict: Verdict) -> ClientInput:
     """Choose the input that a handoff's mode asks for."""
     descriptor, unix = received.descriptor, received.unix
     match received.head.mode:
@@ -174,6 +157,6 @@ def make_input(received: ReceivedHandoff) -> ClientInput:
                 raise AssertionError("a receiver keeps the Unix connection in mode TX")
             return _StreamInput(unix)
         case Mode.RELAY:
-            return _RelayInput(descriptor, unix)
+            return _RelayInput(descriptor, verdict)
         case Mode.PLAIN:
             return _StreamInput(descriptor)

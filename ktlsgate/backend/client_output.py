@@ -19,13 +19,13 @@ import socket
 from collections.abc import Callable
 
 from ..errors import LocalProtocolError
-from ..kernel import ktls
 from ..kernel.records import recv_record, send_record
-from ..wire.handoff import FINISHED, Mode
+from ..wire.handoff import Mode
 from ..wire.messages import CLOSE_NOTIFY
 from ..wire.records import ContentType
 from .arrival import ReceivedHandoff
 from .client_input import peer_error
+from .verdict import Verdict
 
 __all__ = ["ClientOutput"]
 
@@ -46,20 +46,17 @@ class ClientOutput:
         has_ended: whether the end was said; nothing may be sent then.
     """
 
-    def __init__(self, received: ReceivedHandoff) -> None:
+    def __init__(self, received: ReceivedHandoff, verdict: Verdict) -> None:
         self.socket = received.descriptor
         self.has_ended = False
         self._mode = received.head.mode
-        self._verdict = received.unix if received.head.is_ours else None
-        self._say_end = self._ends()[self._mode]
-
-    def _ends(self) -> dict[Mode, Callable[[], None]]:
-        return {
+        ends: dict[Mode, Callable[[], None]] = {
             Mode.PLAIN: lambda: None,
             Mode.BOTH: self._send_close_notify,
             Mode.TX: self._send_close_notify,
-            Mode.RELAY: self._send_finished,
+            Mode.RELAY: verdict.send_finished,
         }
+        self._say_end = ends[self._mode]
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Send the beginning of ``data``.
@@ -71,7 +68,7 @@ class ClientOutput:
             BlockingIOError: none did.
             RemoteProtocolError: the connection is broken.
         """
-        self._expect_open()
+        self.check_open()
         try:
             return self.socket.send(data, _FLAGS)
         except BlockingIOError:
@@ -92,7 +89,7 @@ class ClientOutput:
             RemoteProtocolError: the connection is broken.
             OSError: the file cannot be read.
         """
-        self._expect_open()
+        self.check_open()
         size = _FILE_STEP if count is None else min(count, _FILE_STEP)
         if os.get_blocking(self.socket.fileno()):
             data = os.pread(fd, min(size, _COPY_STEP), offset)
@@ -143,7 +140,12 @@ class ClientOutput:
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
-    def _expect_open(self) -> None:
+    def check_open(self) -> None:
+        """Refuse to go on behind the end.
+
+        Raises:
+            LocalProtocolError: it was said.
+        """
         if self.has_ended:
             raise LocalProtocolError("expected no more data after the end of the output")
 
@@ -165,14 +167,3 @@ class ClientOutput:
 
     def _send_close_notify(self) -> None:
         send_record(self.socket, ContentType.ALERT, CLOSE_NOTIFY, _FLAGS)
-
-    def _send_finished(self) -> None:
-        if self._verdict is not None:
-            # A gate that has closed its end needs no verdict any more.
-            with contextlib.suppress(ConnectionError):
-                self._verdict.send(FINISHED, _FLAGS)
-
-    @property
-    def is_ktls_tx(self) -> bool:
-        """Whether the kernel encrypts what is sent, as the kernel says."""
-        return ktls.has_tx(self.socket)

@@ -26,6 +26,7 @@ from .arrival import ReceivedHandoff
 from .client_input import make_input
 from .client_output import ClientOutput
 from .single import SingleExchange
+from .verdict import Verdict
 
 __all__ = ["HandedConnection", "SpinGuard"]
 
@@ -50,8 +51,9 @@ class HandedConnection:
         self.look_again = _LOOK_AGAIN if self.head.mode is Mode.BOTH else math.inf
         self.is_midway = False
         self.is_closed = False
-        self._input = make_input(received)
-        self._output = ClientOutput(received)
+        verdict = Verdict(received.unix if self.head.is_ours else None)
+        self._input = make_input(received, verdict)
+        self._output = ClientOutput(received, verdict)
         self._unix = received.unix
         self._single = SingleExchange(self.head) if self.head.is_single else None
         self._failure: RemoteProtocolError | None = None
@@ -117,6 +119,15 @@ class HandedConnection:
             raise
         self._has_input_ended = not data
         return data
+
+    def check_writable(self) -> None:
+        """Refuse to go on when nothing can be sent any more, be it nothing that is to be sent.
+
+        Raises:
+            LocalProtocolError: the connection is closed, or its output was ended.
+        """
+        self._expect_open()
+        self._output.check_open()
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Send the beginning of ``data``; see `ClientOutput.send`."""

@@ -185,6 +185,7 @@ class ClientConnection(trio.abc.HalfCloseableStream):
         """
         with self._sending.held(), memoryview(data) as view, view.cast("B") as rest:
             await trio.lowlevel.checkpoint_if_cancelled()
+            self._core.check_writable()
             sent = 0
             self._core.is_midway = len(rest) > 0
             while sent < len(rest):
@@ -217,6 +218,7 @@ class ClientConnection(trio.abc.HalfCloseableStream):
         start = offset
         with self._sending.held():
             await trio.lowlevel.checkpoint_if_cancelled()
+            self._core.check_writable()
             self._core.is_midway = True
             while offset < end:
                 try:
