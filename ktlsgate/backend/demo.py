@@ -53,7 +53,7 @@ def _find_app() -> type[DemoApp]:
     try:
         from .demo_app import DemoApp
     except ModuleNotFoundError as exc:
-        sys.exit(f"the demo needs {exc.name}: pip install 'ktlsgate[demo]' h11")
+        sys.exit(f"the demo needs {exc.name}: pip install 'ktlsgate[demo]'")
     return DemoApp
 
 

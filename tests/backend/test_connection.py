@@ -207,6 +207,15 @@ def test_sendfile_sends_what_the_file_has(stage, tmp_path, offset, count, expect
     assert result == [data[offset : offset + expected] + stage.goodbye]
 
 
+def test_sendfile_reaches_behind_two_gigabytes(stage, tmp_path):
+    with open(tmp_path / "f", "w+b") as file:
+        file.seek(3 << 30)
+        file.write(b"the end")
+        file.flush()
+        assert stage.hands.sendfile(file, (3 << 30) - 2) == 9
+    assert stage.client.recv(100) == b"\0\0the end"
+
+
 def test_sendfile_takes_a_number_too(stage, tmp_path):
     (tmp_path / "f").write_bytes(b"contents")
     with io.FileIO(tmp_path / "f") as file:

@@ -296,4 +296,4 @@ def test_a_missing_package_is_named(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(SystemExit) as caught:
         demo.main(["--socket", "/nowhere"])
-    assert "the demo needs wsproto" in str(caught.value)
+    assert str(caught.value) == "the demo needs wsproto: pip install 'ktlsgate[demo]'"
