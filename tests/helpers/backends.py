@@ -16,7 +16,8 @@ Commands, by path (all numbers are bytes):
     /rest?n=        reads n behind the head (fewer at the end of input) and answers with them
     /until-end      reads to the end of input; answers size, SHA-256 and how it ended
     /big?n=         sends n bytes of `pattern` by sendfile; with &at= it stops there, reports
-                    "paused" and goes on after `Backend.go`
+                    "paused" and goes on after `Backend.go`; with &drop=1 it closes the
+                    Unix socket before it answers
     /echo           101, then everything back until the end of input
     /hold           reports "received" and holds the descriptor until `Backend.go`
     /unix           answers on the Unix socket instead of the descriptor
@@ -216,6 +217,9 @@ def _do_until_end(client):
 def _do_big(client):
     size = int(client.query["n"])
     stop = int(client.query.get("at", size))
+    if "drop" in client.query:
+        client.unix.close()
+        client.ending = "dropped"
     client.sock.sendall(client.head(size))
     with tempfile.TemporaryFile() as file:
         file.write(pattern(size))

@@ -113,7 +113,64 @@ def client_context(
     return context
 
 
-class TlsClient:
+class _Reader:
+    """Reads plain bytes by ``recv``, which returns nothing at a clean end."""
+
+    def read_exactly(self, size):
+        data = b""
+        while len(data) < size:
+            piece = self.recv()
+            assert piece, f"end after {len(data)} of {size} bytes: {data[:100]}"
+            data += piece
+        return data
+
+    def read_all(self):
+        """All plain bytes to the end, and whether that end was a clean one."""
+        chunks = []
+        try:
+            while data := self.recv():
+                chunks.append(data)
+        except ConnectionError:
+            return b"".join(chunks), False
+        return b"".join(chunks), True
+
+    def ask(self, data):
+        """Send a request and read the answer to the end."""
+        self.send(data)
+        return self.read_all()[0]
+
+    def half_close(self):
+        """FIN, whatever was said before it."""
+        self.sock.shutdown(socket.SHUT_WR)
+
+
+class PlainClient(_Reader):
+    """The same calls without TLS."""
+
+    def __init__(self, port):
+        self.sock = connect(port)
+        self.port = self.sock.getsockname()[1]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.sock.close()
+
+    def handshake(self):
+        return self
+
+    def send(self, data):
+        self.sock.sendall(data)
+
+    def recv(self):
+        return self.sock.recv(65_536)
+
+    def close_notify(self):
+        """There is no such thing here."""
+
+
+class TlsClient(_Reader):
     """A TLS client whose every segment the test decides."""
 
     def __init__(self, port, context=None, *, sni="localhost", session=None, segment=0, sock=None):
@@ -132,6 +189,8 @@ class TlsClient:
         return self
 
     def __exit__(self, *_):
+        # Freed without a word, OpenSSL would not let its session be resumed.
+        self.tls.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
         self.sock.close()
 
     def handshake(self, glued=b""):
@@ -191,36 +250,9 @@ class TlsClient:
             except SSL.ZeroReturnError:
                 return b""
 
-    def read_exactly(self, size):
-        data = b""
-        while len(data) < size:
-            piece = self.recv()
-            assert piece, f"end after {len(data)} of {size} bytes: {data[:100]}"
-            data += piece
-        return data
-
-    def read_all(self):
-        """All plain bytes to the end, and whether close_notify was that end."""
-        chunks = []
-        try:
-            while data := self.recv():
-                chunks.append(data)
-        except ConnectionError:
-            return b"".join(chunks), False
-        return b"".join(chunks), True
-
-    def ask(self, data):
-        """Send a request and read the answer to the end."""
-        self.send(data)
-        return self.read_all()[0]
-
     def close_notify(self):
         self.tls.shutdown()
         self.flush()
-
-    def half_close(self):
-        """FIN, whatever was said before it."""
-        self.sock.shutdown(socket.SHUT_WR)
 
     @property
     def is_resumed(self):
