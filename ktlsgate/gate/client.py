@@ -21,9 +21,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import socket
 
 import trio
+from OpenSSL import SSL
 
 from ..errors import RemoteProtocolError
 from ..kernel.records import recv_record, send_record
@@ -33,11 +35,14 @@ from ..wire.record_layer import RecordLayer
 from ..wire.records import ContentType
 from .stream import peek, recv, recv_exactly, send_all
 
-__all__ = ["ClientGone", "KernelClient", "RelayedClient"]
+__all__ = ["ClientGone", "KernelClient", "RelayedClient", "linger"]
 
 _CHUNK = 65_536
 _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 262_144
+
+# Control records in a row that say nothing; the backend's bound is of this size, too.
+_MAX_IGNORED = 32
 
 # What recv says of a record that the kernel refuses (observed on Linux 6.1 to 7.2).
 _BAD_RECORD = frozenset((errno.EBADMSG, errno.EMSGSIZE, errno.EINVAL, errno.EKEYEXPIRED))
@@ -59,12 +64,13 @@ class ClientGone(RemoteProtocolError):
 class KernelClient:
     """A client whose socket carries plain bytes."""
 
-    __slots__ = ("_is_tls", "sock")
+    __slots__ = ("_ignored", "_is_tls", "sock")
 
     def __init__(self, sock: socket.socket, *, is_tls: bool) -> None:
         """Wrap a socket, offloaded both ways if ``is_tls``."""
         self.sock = sock
         self._is_tls = is_tls
+        self._ignored = 0
 
     async def read_head(self, limits: HeadLimits) -> tuple[RequestHead, bytes]:
         """Take exactly the request head from the socket.
@@ -83,7 +89,7 @@ class KernelClient:
             data = await self._look(limits.max_bytes + 1 - len(buffer), has_begun=bool(buffer))
             found = scan_head(buffer + data, limits=limits, checked=len(buffer))
             taken = found[1] - len(buffer) if found else len(data)
-            buffer += await recv_exactly(self.sock, taken)
+            buffer += await self._take(taken)
             if found:
                 return found[0], b""
 
@@ -98,10 +104,20 @@ class KernelClient:
                 return data
             raise ClientGone("cut" if has_begun else "closed", _end_of_stream(has_begun=has_begun))
 
+    async def _take(self, size: int) -> bytes:
+        try:
+            return await recv_exactly(self.sock, size)
+        except OSError as exc:
+            raise ClientGone("reset", f"the client is gone: {exc.strerror}") from exc
+
     def _explain(self, error: OSError) -> None:
         """Turn an error of recv into a reason; return when reading may go on."""
-        if self._is_tls and error.errno == errno.EIO:
-            self._take_control_record()
+        if self._is_tls and error.errno == errno.EIO and self._ignored < _MAX_IGNORED:
+            self._ignored += 1
+            try:
+                self._take_control_record()
+            except OSError as exc:
+                raise ClientGone("bad_record", f"expected a record: {exc.strerror}") from exc
             return
         if self._is_tls and error.errno in _BAD_RECORD:
             raise ClientGone("bad_record", f"expected a TLS record: {error.strerror}") from error
@@ -141,7 +157,7 @@ class KernelClient:
 class RelayedClient:
     """A client whose records OpenSSL decrypts; the kernel may encrypt what is sent (TX)."""
 
-    __slots__ = ("_kernel_sends", "_lock", "records", "sock")
+    __slots__ = ("_kernel_sends", "_lock", "_unsent", "records", "sock")
 
     def __init__(self, sock: socket.socket, records: RecordLayer, *, kernel_sends: bool) -> None:
         """Wrap a socket and its record layer."""
@@ -149,7 +165,9 @@ class RelayedClient:
         self.records = records
         self._kernel_sends = kernel_sends
         # Records must go out in the order in which they were made, and both
-        # directions make some (OpenSSL answers KeyUpdates while it reads).
+        # directions make some (OpenSSL answers KeyUpdates while it reads). So who
+        # makes one appends it here at once, and who holds the lock sends all.
+        self._unsent = b""
         self._lock = trio.Lock()
 
     async def receive(self) -> bytes:
@@ -158,33 +176,53 @@ class RelayedClient:
         Raises:
             ClientGone: the stream was cut (``cut``, ``reset``) or broken (``bad_record``).
         """
-        while True:
-            if self.records.is_closed:
-                return b""
+        plain = b""
+        while not (plain or self.records.is_closed):
+            data = await self._receive_records()
+            failure = None
             try:
-                data = await recv(self.sock, _CHUNK)
-            except OSError as exc:
-                raise ClientGone("reset", f"the client is gone: {exc.strerror}") from exc
-            if not data:
-                raise ClientGone("cut", "expected close_notify, got end of file")
-            plain = self._decrypt(data)
-            await self._send_own_records()
-            if plain:
-                return plain
+                plain = self.records.receive_data(data)
+            except RemoteProtocolError as exc:
+                failure = exc
+            await self._send_own_records(patience=_LINGER_SECONDS if failure else math.inf)
+            if failure:
+                raise ClientGone("bad_record", str(failure)) from failure
+        return plain
 
-    def _decrypt(self, data: bytes) -> bytes:
+    async def _receive_records(self) -> bytes:
         try:
-            return self.records.receive_data(data)
+            try:
+                data = self.sock.recv(_CHUNK, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                # A bad record behind good ones was kept back; nothing good follows it.
+                self._raise_failure()
+                data = await recv(self.sock, _CHUNK)
+        except OSError as exc:
+            raise ClientGone("reset", f"the client is gone: {exc.strerror}") from exc
+        if not data:
+            self._raise_failure()
+            raise ClientGone("cut", "expected close_notify, got end of file")
+        return data
+
+    def _raise_failure(self) -> None:
+        try:
+            self.records.receive_data(b"")
         except RemoteProtocolError as exc:
             raise ClientGone("bad_record", str(exc)) from exc
 
-    async def _send_own_records(self) -> None:
+    async def _send_own_records(self, *, patience: float) -> None:
         """Send what OpenSSL has to say itself, or drop it where the kernel sends (I4)."""
         output = self.records.data_to_send()
         if output and not self._kernel_sends:
-            with contextlib.suppress(OSError):
+            self._unsent += output
+            with contextlib.suppress(OSError), trio.move_on_after(patience):
                 async with self._lock:
-                    await send_all(self.sock, output)
+                    await self._flush()
+
+    async def _flush(self) -> None:
+        """Send what is queued; the lock is held."""
+        output, self._unsent = self._unsent, b""
+        await send_all(self.sock, output)
 
     async def read_head(self, limits: HeadLimits) -> tuple[RequestHead, bytes]:
         """Read the request head.
@@ -218,7 +256,14 @@ class RelayedClient:
             OSError: the client is gone.
         """
         async with self._lock:
-            await send_all(self.sock, data if self._kernel_sends else self.records.send_data(data))
+            if self._kernel_sends:
+                await send_all(self.sock, data)
+                return
+            try:
+                self._unsent += self.records.send_data(data)
+            except SSL.Error as exc:
+                raise BrokenPipeError(errno.EPIPE, "OpenSSL gave the connection up") from exc
+            await self._flush()
 
     async def send_close_notify(self) -> None:
         """Say that nothing more will be sent; errors do not matter any more."""
@@ -227,7 +272,8 @@ class RelayedClient:
                 send_record(self.sock, ContentType.ALERT, CLOSE_NOTIFY, socket.MSG_DONTWAIT)
                 return
             async with self._lock:
-                await send_all(self.sock, self.records.send_close_notify())
+                self._unsent += self.records.send_close_notify()
+                await self._flush()
 
     async def say_goodbye(self) -> None:
         """End an answered connection so that the client surely reads the answer."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 
 import trio
@@ -55,7 +56,7 @@ async def hand_off(
     Cancellation: the backend may still take the descriptor later. Who answers the
     client after that must shut its socket down, which all holders feel.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock = _open_socket()
     with contextlib.ExitStack() as undo:
         undo.callback(sock.close)
         undo.callback(trio.lowlevel.notify_closing, sock)
@@ -74,6 +75,15 @@ async def hand_off(
     return sock
 
 
+def _open_socket() -> socket.socket:
+    try:
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    except OSError as exc:
+        raise BackendUnavailable(
+            "no_descriptors", f"expected a descriptor for the handoff, got: {exc.strerror}"
+        ) from exc
+
+
 async def _connect(sock: socket.socket, backend: Backend) -> None:
     address = backend.address
     where = "\0" + address[1:] if address.startswith("@") else address
@@ -86,7 +96,7 @@ async def _connect(sock: socket.socket, backend: Backend) -> None:
             await trio.sleep(pause)
             pause = min(2 * pause, _LAST_PAUSE)
         except OSError as exc:
-            reason, text = _ABSENT.get(exc.errno or 0, ("backend_absent", exc.strerror))
+            reason, text = _ABSENT.get(exc.errno or 0, ("backend_absent", str(exc)))
             raise BackendUnavailable(
                 reason, f"backend {backend.name} at {address}: {text}"
             ) from exc
@@ -122,23 +132,17 @@ async def _wait_acknowledged(sock: socket.socket) -> None:
     at growing intervals: the kernel signals no such thing.
     """
     pause = _FIRST_PAUSE
-    is_waitable = True
+    is_quiet = True
     while unread_bytes(sock):
-        if is_waitable:
+        if is_quiet:
             with trio.move_on_after(pause):
                 await trio.lowlevel.wait_readable(sock)
+                is_quiet = False  # it stays readable: half closed, or an answer waits
         else:
             await trio.sleep(pause)
         pause = min(2 * pause, _LAST_PAUSE)
-        try:
-            sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)  # raises when it was reset
-        except BlockingIOError:
-            continue
-        is_waitable = False  # it stays readable: half closed, or an answer waits
-    _raise_if_reset(sock)
-
-
-def _raise_if_reset(sock: socket.socket) -> None:
-    """Closing a Unix socket with bytes unread frees them, but resets us."""
-    with contextlib.suppress(BlockingIOError):
-        sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    # Closing a Unix socket with bytes unread frees them, but resets us; an answer
+    # in front of the reset would hide it from recv.
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))

@@ -18,11 +18,14 @@ from collections.abc import Iterator
 import trio
 
 from ..kernel.sockets import unmap_address
-from .session import SessionContext, run_session
+from .context import SessionContext
+from .session import run_session
 
 __all__ = ["Gatekeeper", "serve_listener"]
 
 _SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+# The listening socket itself is of no use: a bug, or somebody shut it down.
+_FATAL = frozenset((errno.EBADF, errno.EINVAL, errno.ENOTSOCK))
 _PAUSE = 0.1
 _BATCH = 64  # accepts in a row before other tasks get their turn
 
@@ -35,31 +38,33 @@ class Gatekeeper:
     def __init__(self, max_connections: int) -> None:
         """Let at most so many connections in at once."""
         self._max = max_connections
-        self._room = trio.Event()
+        self._waiting = trio.lowlevel.ParkingLot()
         self._is_full = False
         self.held = 0
         self.numbers: Iterator[int] = itertools.count(1)
 
     async def wait_for_room(self) -> None:
-        """Return at once, or when a connection has ended. A full gate is said once."""
+        """Return at once, or when a connection has ended.
+
+        A full gate is said once, and again only after it was half empty.
+        """
         while self.held >= self._max:
             if not self._is_full:
                 self._is_full = True
                 _log.warning("full: %d connections held, the next ones wait", self.held)
-            self._room = trio.Event()
-            await self._room.wait()
-        self._is_full = False
+            await self._waiting.park()
 
     async def wait_empty(self) -> None:
         """Return when nothing is held any more."""
         while self.held:
-            self._room = trio.Event()
-            await self._room.wait()
+            await self._waiting.park()
 
     def leave(self) -> None:
         """One connection less."""
         self.held -= 1
-        self._room.set()
+        if 2 * self.held <= self._max:
+            self._is_full = False
+        self._waiting.unpark_all()
 
 
 async def serve_listener(
@@ -68,11 +73,15 @@ async def serve_listener(
     gatekeeper: Gatekeeper,
     nursery: trio.Nursery,
 ) -> None:
-    """Accept until cancelled; sessions run in ``nursery`` and outlive the accepting."""
+    """Accept until cancelled; sessions run in ``nursery`` and outlive the accepting.
 
-    async def session(sock: socket.socket, remote: tuple[str, int]) -> None:
+    Raises:
+        OSError: the listening socket is none any more.
+    """
+
+    async def session(sock: socket.socket, remote: tuple[str, int], number: int) -> None:
         try:
-            await run_session(context, sock, remote, next(gatekeeper.numbers))
+            await run_session(context, sock, remote, number)
         finally:
             gatekeeper.leave()
             context.metrics.held -= 1
@@ -87,6 +96,8 @@ async def serve_listener(
             except BlockingIOError:
                 break
             except OSError as exc:
+                if exc.errno in _FATAL:
+                    raise
                 if exc.errno in _SHORTAGES:
                     if not is_short:
                         is_short = True
@@ -98,4 +109,5 @@ async def serve_listener(
             gatekeeper.held += 1
             context.metrics.accepted += 1
             context.metrics.held += 1
-            nursery.start_soon(session, sock, unmap_address(address))
+            number = next(gatekeeper.numbers)
+            nursery.start_soon(session, sock, unmap_address(address), number)

@@ -63,20 +63,16 @@ def _refusal(
 ) -> str:
     """The reason why nothing can be offloaded, empty when something can."""
     suite = established.suite
-    if most is Offload.NONE:
-        return "policy"
-    if suite is None:
-        return "cipher"
-    if established.has_max_fragment_length:
+    reasons = (
+        (most is Offload.NONE, "policy"),
+        (suite is None, "cipher"),
         # The kernel writes records of 16384 bytes whatever the client can take (RFC 6066 4).
-        return "max_fragment_length"
-    if ulp_reason:
-        return "no_ulp"
-    if table.supports(suite) is Offload.NONE:
-        return "kernel"
-    if handshake.has_pending_data:
-        return "pending_data"
-    return ""
+        (established.has_max_fragment_length, "max_fragment_length"),
+        (bool(ulp_reason), "no_ulp"),
+        (suite is not None and table.supports(suite) is Offload.NONE, "kernel"),
+        (handshake.has_pending_data, "pending_data"),
+    )
+    return next((reason for is_refused, reason in reasons if is_refused), "")
 
 
 def offload(

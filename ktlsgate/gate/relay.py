@@ -18,23 +18,22 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import trio
 
-from ..kernel.sockets import bytes_acked, is_hung_up
-from ..wire.handoff import FINISHED, RECEIVED
-from .client import ClientGone, RelayedClient
+from ..kernel.sockets import bytes_acked, has_only_sent_end, is_hung_up
+from ..wire.handoff import RECEIVED
+from .client import ClientGone, RelayedClient, linger
 from .stream import recv, send_all
+from .verdict import Verdict
 
 __all__ = ["RelayEnd", "relay_both", "relay_input"]
 
 _Job = Callable[[], Awaitable[None]]
 
 _CHUNK = 65_536
-# How long an end waits for the RECEIVED of a receiver that just read its head.
-_VERDICT_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -57,50 +56,6 @@ class RelayEnd:
         """Keep the first fault; later ones follow from it."""
         if not self.reason:
             self.reason, self.detail = reason, detail
-
-
-class _Verdict:
-    """Our end of the Unix connection on which verdicts travel."""
-
-    def __init__(self, sock: socket.socket, *, is_spoken: bool) -> None:
-        """Watch a Unix connection; ``is_spoken`` if the dialect has verdicts."""
-        self.sock = sock
-        self._is_spoken = is_spoken
-        self._is_understood = False
-
-    def _said(self) -> bytes:
-        """What the receiver said and we have not read away: RECEIVED, FINISHED, both."""
-        with contextlib.suppress(OSError):
-            return self.sock.recv(2, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        return b""
-
-    async def tell(self, *, is_clean: bool) -> None:
-        """Tell the receiver how its input ended, before that end itself is sent."""
-        if not self._is_spoken:
-            return
-        if not self._said():  # a receiver that is only just reading its head?
-            with trio.move_on_after(_VERDICT_SECONDS), contextlib.suppress(OSError):
-                await trio.lowlevel.wait_readable(self.sock)
-        if self._said()[:1] != RECEIVED:
-            return
-        self._is_understood = True
-        if is_clean:
-            with contextlib.suppress(OSError):
-                self.sock.recv(1, socket.MSG_DONTWAIT)
-        else:
-            self.close()  # with RECEIVED unread: the receiver is reset
-
-    def is_output_finished(self) -> bool:
-        """Whether the receiver ended its output on purpose; yes if it has no way to say."""
-        said = self._said() if self.sock.fileno() >= 0 else b""
-        self._is_understood |= said[:1] == RECEIVED
-        return FINISHED in said or not self._is_understood
-
-    def close(self) -> None:
-        """Close our end; once is enough."""
-        if self.sock.fileno() >= 0:
-            trio.lowlevel.notify_closing(self.sock)
-            self.sock.close()
 
 
 class _Activity:
@@ -128,6 +83,12 @@ async def _watch_idle(
             return
 
 
+async def _first_one_ends(job: _Job, scope: trio.CancelScope) -> None:
+    """Run one of several jobs that all end when one does."""
+    await job()
+    scope.cancel()
+
+
 async def relay_input(
     client: RelayedClient,
     unix: socket.socket,
@@ -145,77 +106,115 @@ async def relay_input(
         idle_timeout: seconds.
         has_verdicts: whether the dialect has them.
     """
-    end = RelayEnd()
-    verdict = _Verdict(unix, is_spoken=has_verdicts)
-    activity = _Activity()
-
-    async def pump() -> None:
-        try:
-            data = trailing or await client.receive()
-            while data:
-                await send_all(unix, data)
-                end.bytes_in += len(data)
-                activity.touch()
-                data = await client.receive()
-        except ClientGone as exc:
-            end.blame(f"client_{exc.reason}", str(exc))
-            await verdict.tell(is_clean=False)
-        except OSError:
-            return  # the backend closed its end: it wants no more input
-        else:
-            await verdict.tell(is_clean=True)
-
+    relay = _InputOnly(client, unix, has_verdicts=has_verdicts)
     try:
         async with trio.open_nursery() as nursery:
             for job in (
-                pump,
-                lambda: _watch_backend(unix, client, end),
-                lambda: _watch_idle(activity, idle_timeout, client.sock, end),
+                lambda: relay.pump(trailing),
+                relay.watch_backend,
+                lambda: _watch_idle(relay.activity, idle_timeout, client.sock, relay.end),
             ):
                 nursery.start_soon(_first_one_ends, job, nursery.cancel_scope)
+        if relay.has_answered:
+            await linger(client.sock)
     finally:
-        verdict.close()
-    return end
+        relay.verdict.close()
+    return relay.end
 
 
-async def _first_one_ends(job: _Job, scope: trio.CancelScope) -> None:
-    """Run one of several jobs that all end when one does."""
-    await job()
-    scope.cancel()
+class _InputOnly:
+    """The client's input on its way, and the other end of the Unix connection."""
 
+    def __init__(self, client: RelayedClient, unix: socket.socket, *, has_verdicts: bool) -> None:
+        self.client = client
+        self.unix = unix
+        self.end = RelayEnd()
+        self.activity = _Activity()
+        self.has_answered = False
+        self._has_spoken = trio.Event()
+        # Only one task may wait for input of a socket, and that is `watch_backend`.
+        self.verdict = Verdict(unix, self._has_spoken.wait, is_spoken=has_verdicts)
 
-async def _watch_backend(unix: socket.socket, client: RelayedClient, end: RelayEnd) -> None:
-    """Return when the backend closes the Unix connection, or after answering on it.
-
-    fd_pass lets a backend that cannot use the descriptor answer on the Unix
-    connection: those bytes go to the client. RECEIVED must stay unread, so the
-    socket is always readable; an edge-triggered epoll of its own tells news.
-    """
-    with select.epoll(1) as news:
-        news.register(unix, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+    async def pump(self, trailing: bytes) -> None:
+        """Client to backend; ends when the backend needs no more of us."""
+        is_clean = True
         try:
+            data = trailing or await self.client.receive()
+            while data:
+                await send_all(self.unix, data)
+                self.end.bytes_in += len(data)
+                self.activity.touch()
+                await trio.lowlevel.checkpoint()  # busy ends must not keep others waiting
+                data = await self.client.receive()
+        except ClientGone as exc:
+            if self._is_backend_done():
+                return
+            self.end.blame(f"client_{exc.reason}", str(exc))
+            is_clean = False
+        except OSError:
+            return  # the backend closed its end: it wants no more input
+        if not await self.verdict.tell(is_clean=is_clean):
+            # All that this backend knows is an end, and it may still answer here.
+            with contextlib.suppress(OSError):
+                self.unix.shutdown(socket.SHUT_WR)
+            await trio.sleep_forever()
+
+    def _is_backend_done(self) -> bool:
+        """A backend that shut the shared socket down looks like a client that did."""
+        return is_hung_up(self.unix) or has_only_sent_end(self.client.sock)
+
+    async def watch_backend(self) -> None:
+        """Return when the backend closes the Unix connection, or after answering on it.
+
+        fd_pass lets a backend that cannot use the descriptor answer on the Unix
+        connection: those bytes go to the client. RECEIVED must stay unread, so the
+        socket is always readable; an edge-triggered epoll of its own tells news.
+        """
+        async with _news(self.unix, select.EPOLLIN | select.EPOLLET) as news:
             while True:
                 await trio.lowlevel.wait_readable(news.fileno())
-                events = dict(news.poll(0)).get(unix.fileno(), 0)
+                events = dict(news.poll(0)).get(self.unix.fileno(), 0)
                 said = b""
                 with contextlib.suppress(OSError):
-                    said = unix.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+                    said = self.unix.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
                 if said and said != RECEIVED:
-                    await _relay_answer(unix, client, end)
+                    await self._relay_answer()
                     return
-                if events & (select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR):
+                if said:
+                    self._has_spoken.set()
+                if events & (select.EPOLLHUP | select.EPOLLERR):
                     return
+
+    async def _relay_answer(self) -> None:
+        self.has_answered = True
+        try:
+            while data := await _receive(self.unix):
+                await self.client.send_all(data)
+                self.end.bytes_out += len(data)
+                self.activity.touch()
+        except OSError as exc:
+            self.end.blame("client_reset", f"the client is gone: {exc.strerror}")
+            return
+        await self.client.send_close_notify()
+
+
+@contextlib.asynccontextmanager
+async def _news(sock: socket.socket, events: int) -> AsyncIterator[select.epoll]:
+    """Give an epoll of its own that watches one socket; HUP and ERR are always among it."""
+    with select.epoll(1) as news:
+        news.register(sock, events)
+        try:
+            yield news
         finally:
             trio.lowlevel.notify_closing(news.fileno())
 
 
-async def _relay_answer(unix: socket.socket, client: RelayedClient, end: RelayEnd) -> None:
-    with contextlib.suppress(OSError):
-        while data := await recv(unix, _CHUNK):
-            await client.send_all(data)
-            end.bytes_out += len(data)
-        await client.send_close_notify()
-        client.sock.shutdown(socket.SHUT_WR)
+async def _receive(sock: socket.socket) -> bytes:
+    """Receive; a backend that closes with input unread ended what it said all the same."""
+    try:
+        return await recv(sock, _CHUNK)
+    except OSError:
+        return b""
 
 
 async def relay_both(
@@ -237,18 +236,23 @@ async def relay_both(
         idle_timeout: seconds.
         has_verdicts: whether the dialect has them.
     """
-    relay = _BothWays(client, ours, _Verdict(unix, is_spoken=has_verdicts))
+    relay = _BothWays(client, ours, unix, has_verdicts=has_verdicts)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(
-                _first_one_ends,
-                lambda: _watch_idle(relay.activity, idle_timeout, client.sock, relay.end),
-                nursery.cancel_scope,
-            )
+            scope = nursery.cancel_scope
+
+            async def watch_idle() -> None:
+                await _watch_idle(relay.activity, idle_timeout, client.sock, relay.end)
+
+            nursery.start_soon(_first_one_ends, watch_idle, scope)
             async with trio.open_nursery() as pumps:
-                pumps.start_soon(relay.pump_in, trailing)
-                pumps.start_soon(relay.pump_out, nursery.cancel_scope)
-            nursery.cancel_scope.cancel()
+                pumps.start_soon(relay.pump_in, trailing, scope)
+                if not await relay.pump_out():
+                    scope.cancel()
+                nursery.start_soon(_first_one_ends, relay.wait_hung_up, scope)
+            scope.cancel()
+        if relay.has_output_ended and not relay.has_input_ended:
+            await linger(client.sock)
     finally:
         relay.close()
     return relay.end
@@ -257,55 +261,85 @@ async def relay_both(
 class _BothWays:
     """The two directions of a relay and what they share."""
 
-    def __init__(self, client: RelayedClient, ours: socket.socket, verdict: _Verdict) -> None:
+    def __init__(
+        self,
+        client: RelayedClient,
+        ours: socket.socket,
+        unix: socket.socket,
+        *,
+        has_verdicts: bool,
+    ) -> None:
         self.client = client
         self.ours = ours
-        self.verdict = verdict
+        self.verdict = Verdict(unix, self._wait_said, is_spoken=has_verdicts)
         self.end = RelayEnd()
         self.activity = _Activity()
+        self.has_input_ended = False
+        self.has_output_ended = False
 
-    async def pump_in(self, trailing: bytes) -> None:
+    async def _wait_said(self) -> None:
+        await trio.lowlevel.wait_readable(self.verdict.sock)
+
+    async def pump_in(self, trailing: bytes, scope: trio.CancelScope) -> None:
         """Client to backend; ends with a verdict and an end of stream."""
+        fault = ""
         try:
             data = trailing or await self.client.receive()
             while data:
                 await send_all(self.ours, data)
                 self.end.bytes_in += len(data)
                 self.activity.touch()
+                await trio.lowlevel.checkpoint()  # busy ends must not keep others waiting
                 data = await self.client.receive()
         except ClientGone as exc:
+            fault = exc.reason
             self.end.blame(f"client_{exc.reason}", str(exc))
-            await self.verdict.tell(is_clean=False)
         except OSError:
             return  # the backend reads no more; its output goes on
-        else:
-            await self.verdict.tell(is_clean=True)
+        self.has_input_ended = True
+        await self.verdict.tell(is_clean=not fault)
         with contextlib.suppress(OSError):
             self.ours.shutdown(socket.SHUT_WR)
+        if fault and fault != "cut":  # a client that half closed may still read
+            scope.cancel()
 
-    async def pump_out(self, scope: trio.CancelScope) -> None:
-        """Backend to client; ends with close_notify if the backend meant to end."""
+    async def pump_out(self) -> bool:
+        """Backend to client; ends with close_notify if the backend meant to end.
+
+        Returns:
+            Whether the client is still there.
+        """
         try:
-            while data := await recv(self.ours, _CHUNK):
+            while data := await self._receive():
                 await self.client.send_all(data)
                 self.end.bytes_out += len(data)
                 self.activity.touch()
-        except ConnectionResetError as exc:
-            self.end.blame("backend_reset", f"the backend is gone: {exc.strerror}")
         except OSError as exc:
             self.end.blame("client_reset", f"the client is gone: {exc.strerror}")
-            scope.cancel()
-            return
+            return False
         if self.verdict.is_output_finished():
             await self.client.send_close_notify()
         else:
             self.end.blame("backend_cut", "the backend ended without saying that it was done")
         with contextlib.suppress(OSError):
             self.client.sock.shutdown(socket.SHUT_WR)
-        if is_hung_up(self.ours):  # nobody is left to read what the client may still send
-            scope.cancel()
+        self.has_output_ended = True
+        return True
+
+    async def _receive(self) -> bytes:
+        try:
+            return await recv(self.ours, _CHUNK)
+        except OSError as exc:
+            self.end.blame("backend_reset", f"the backend is gone: {exc.strerror}")
+            return b""
+
+    async def wait_hung_up(self) -> None:
+        """Return when nobody is left to read what the client may still send."""
+        async with _news(self.ours, 0) as news:
+            await trio.lowlevel.wait_readable(news.fileno())
 
     def close(self) -> None:
+        """Close both of our ends; the verdict must be there when the data ends."""
         self.verdict.close()
         trio.lowlevel.notify_closing(self.ours)
         self.ours.close()

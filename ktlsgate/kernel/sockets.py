@@ -15,11 +15,13 @@ __all__ = [
     "bind_listeners",
     "bytes_acked",
     "format_address",
+    "has_only_sent_end",
     "is_hung_up",
     "parse_address",
     "unmap_address",
 ]
 
+_FIN_WAIT = (4, 5)  # TCP_FIN_WAIT1 and 2 in tcpi_state (linux/tcp.h, net/tcp_states.h)
 _BYTES_ACKED = struct.Struct("=120xQ")  # tcpi_bytes_acked in struct tcp_info (linux/tcp.h)
 
 
@@ -99,6 +101,11 @@ def bytes_acked(sock: socket.socket) -> int:
         return 0
     (acked,) = _BYTES_ACKED.unpack(raw)
     return int(acked)
+
+
+def has_only_sent_end(sock: socket.socket) -> bool:
+    """Whether this side has sent its FIN, and the peer's has not come (TCP_INFO)."""
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _FIN_WAIT
 
 
 def is_hung_up(sock: socket.socket) -> bool:

@@ -22,9 +22,9 @@ from OpenSSL import SSL
 
 from ..config import Config, KtlsPolicy, Listener, Offload
 from ..errors import ConfigError
+from ..gate.context import SessionContext
 from ..gate.listener import Gatekeeper, serve_listener
 from ..gate.report import Report
-from ..gate.session import SessionContext
 from ..kernel.privileges import forbid_dumps, raise_open_files
 from ..kernel.probe import OffloadTable, probe_offload
 from ..kernel.sockets import bind_listeners, format_address, unmap_address
@@ -65,12 +65,16 @@ class _Bound:
     context: SessionContext
 
 
-def run(config: Config, ready: Callable[[list[tuple[str, int]]], None] | None = None) -> int:
+_Ready = Callable[[list[tuple[str, int]]], None]
+
+
+def run(config: Config, ready: _Ready | None = None) -> int:
     """Serve until a signal.
 
     Args:
         config: checked.
-        ready: called once with the addresses bound, when clients can connect.
+        ready: called once with the addresses bound, when clients can connect and
+            signals are heard.
 
     Returns:
         0 after everything was done, 3 when the drain timed out.
@@ -94,33 +98,26 @@ def run(config: Config, ready: Callable[[list[tuple[str, int]]], None] | None = 
                 open_files,
                 open_files // 4,
             )
-        addresses = [unmap_address(one.sock.getsockname()) for one in bound]
-        for one, address in zip(bound, addresses, strict=True):
-            scheme = "https" if one.context.tls else "http"
-            _log.info("listening on %s://%s", scheme, format_address(address))
-        if ready:
-            ready(addresses)
-        return trio.run(_serve, config, bound, strict_exception_groups=True)
+        return trio.run(_serve, config, bound, ready, strict_exception_groups=True)
 
 
 def _probe(config: Config) -> OffloadTable:
     """Ask the kernel once; say in one line what it allows."""
     table = probe_offload()
     _log.info("%s", table.summary())
-    required = [
-        listener
-        for listener in config.listeners
-        if listener.tls
-        and listener.ktls is KtlsPolicy.REQUIRE
-        and listener.offload is not Offload.NONE
-    ]
-    if required and table.ulp_reason:
-        raise ConfigError(
-            f'listen {required[0].address}: ktls = "require": expected'
-            f" a kernel with kTLS, "
-            f"got one without: {table.ulp_reason}"
-        )
+    for listener in config.listeners:
+        if listener.tls and listener.ktls is KtlsPolicy.REQUIRE:
+            _require(listener, table)
     return table
+
+
+def _require(listener: Listener, table: OffloadTable) -> None:
+    """Refuse to start where every connection would be answered 503."""
+    begin = f'listen {listener.address}: ktls = "require": expected a kernel'
+    if listener.offload is not Offload.NONE and table.ulp_reason:
+        raise ConfigError(f"{begin} with kTLS, got one without: {table.ulp_reason}")
+    if listener.offload is Offload.BOTH and table.best is Offload.TX:
+        raise ConfigError(f'{begin} that can do offload = "both", got one that can do "tx" only')
 
 
 def _bind(
@@ -161,9 +158,19 @@ def _bind_one(listener: Listener) -> list[socket.socket]:
         ) from exc
 
 
-async def _serve(config: Config, bound: list[_Bound]) -> int:
+def _announce(bound: list[_Bound], ready: _Ready | None) -> None:
+    addresses = [unmap_address(one.sock.getsockname()) for one in bound]
+    for one, address in zip(bound, addresses, strict=True):
+        scheme = "https" if one.context.tls else "http"
+        _log.info("listening on %s://%s", scheme, format_address(address))
+    if ready:
+        ready(addresses)
+
+
+async def _serve(config: Config, bound: list[_Bound], ready: _Ready | None) -> int:
     gatekeeper = Gatekeeper(config.limits.max_connections)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        _announce(bound, ready)
         async with trio.open_nursery() as sessions:
             async with trio.open_nursery() as accepting:
                 for one in bound:
@@ -193,6 +200,8 @@ async def _wait_signal(signals: AsyncIterator[int], gatekeeper: Gatekeeper) -> N
 async def _drain(gatekeeper: Gatekeeper, timeout: float, signals: AsyncIterator[int]) -> bool:
     """Wait until nothing is held; whether that came before the time and a second signal."""
     with trio.move_on_after(timeout) as limit:
+        if not gatekeeper.held:
+            return True
         async with trio.open_nursery() as nursery:
 
             async def hurry() -> None:
@@ -202,6 +211,6 @@ async def _drain(gatekeeper: Gatekeeper, timeout: float, signals: AsyncIterator[
             nursery.start_soon(hurry)
             await gatekeeper.wait_empty()
             nursery.cancel_scope.cancel()
-    if limit.cancelled_caught:
+    if gatekeeper.held:
         _log.warning("ended with %d connections held", gatekeeper.held)
-    return not limit.cancelled_caught
+    return not gatekeeper.held

@@ -1,0 +1,76 @@
+"""What the sessions of one listener share.
+
+Rule: whatever can be made once per listener is made here, and not per connection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from OpenSSL import SSL
+
+from ..config import KtlsPolicy, Limits, Listener, Offload, Route
+from ..metrics import Metrics
+from ..wire.http_head import HeadLimits
+from ..wire.routes import is_single
+from .offload import OffloadTable
+from .report import Report
+
+__all__ = ["SessionContext"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionContext:
+    """What the sessions of one listener share; everything that can be made once.
+
+    Attributes:
+        listener: its configuration.
+        tls: the OpenSSL context; None on a plain-HTTP listener.
+        table: what the kernel can offload.
+        most: the most that the operator allows it to.
+        routes: in the order of matching.
+        singles: by route, whether its connections end after one response.
+        limits: bounds in seconds and bytes.
+        head_limits: the part of them that the head scanner takes.
+        metrics: counters of the process.
+        report: where the one line of each connection goes.
+    """
+
+    listener: Listener
+    tls: SSL.Context | None
+    table: OffloadTable
+    most: Offload
+    routes: tuple[Route, ...]
+    singles: tuple[bool, ...]
+    limits: Limits
+    head_limits: HeadLimits
+    metrics: Metrics
+    report: Report
+
+    @classmethod
+    def make(
+        cls,
+        *,
+        listener: Listener,
+        tls: SSL.Context | None,
+        table: OffloadTable,
+        routes: tuple[Route, ...],
+        limits: Limits,
+        metrics: Metrics,
+        report: Report,
+    ) -> SessionContext:
+        """Compute what follows from the configuration."""
+        return cls(
+            listener=listener,
+            tls=tls,
+            table=table,
+            most=Offload.NONE if listener.ktls is KtlsPolicy.OFF else listener.offload,
+            routes=routes,
+            singles=tuple(is_single(route, routes) for route in routes),
+            limits=limits,
+            head_limits=HeadLimits(
+                max_bytes=limits.max_header_bytes, max_count=limits.max_header_count
+            ),
+            metrics=metrics,
+            report=report,
+        )

@@ -1,0 +1,83 @@
+"""The gate's end of the Unix connection on which verdicts travel.
+
+`ktlsgate.wire.handoff` tells what they mean. Here they are: bytes left unread, a
+byte read away, a close. Nothing waits for a backend longer than a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from ..wire.handoff import FINISHED, RECEIVED
+
+__all__ = ["Verdict"]
+
+# How long an end waits for the RECEIVED of a receiver that just read its head.
+_VERDICT_SECONDS = 1.0
+
+
+class Verdict:
+    """Our end of the Unix connection on which verdicts travel."""
+
+    def __init__(
+        self, sock: socket.socket, wait_said: Callable[[], Awaitable[None]], *, is_spoken: bool
+    ) -> None:
+        """Watch a Unix connection.
+
+        Args:
+            sock: what travels on it besides is not ours to read.
+            wait_said: returns when something new was said.
+            is_spoken: whether the dialect has verdicts.
+        """
+        self.sock = sock
+        self._wait_said = wait_said
+        self._is_spoken = is_spoken
+        self._is_understood = False
+        self._was_clean = False
+
+    def _said(self) -> bytes:
+        """What the receiver said and we have not read away: RECEIVED, FINISHED, both."""
+        with contextlib.suppress(OSError):
+            return self.sock.recv(2, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return b""
+
+    async def tell(self, *, is_clean: bool) -> bool:
+        """Tell the receiver how its input ended, before that end itself is sent.
+
+        Returns:
+            Whether it understands verdicts.
+        """
+        if not self._is_spoken:
+            return False
+        if not self._said():  # a receiver that is only just reading its head?
+            with trio.move_on_after(_VERDICT_SECONDS):
+                await self._wait_said()
+        if self._said()[:1] != RECEIVED:
+            return False
+        self._is_understood = True
+        if is_clean:
+            self._was_clean = True
+            with contextlib.suppress(OSError):
+                self.sock.recv(1, socket.MSG_DONTWAIT)
+        else:
+            self.close()  # with RECEIVED unread: the receiver is reset
+        return True
+
+    def is_output_finished(self) -> bool:
+        """Whether the receiver ended its output on purpose; yes if it has no way to say."""
+        said = self._said() if self.sock.fileno() >= 0 else b""
+        self._is_understood |= said[:1] == RECEIVED
+        return FINISHED in said or not self._is_understood
+
+    def close(self) -> None:
+        """Close our end; once is enough."""
+        if self.sock.fileno() >= 0:
+            if self._was_clean:  # a FINISHED left unread would take the verdict back
+                with contextlib.suppress(OSError):
+                    self.sock.recv(2, socket.MSG_DONTWAIT)
+            trio.lowlevel.notify_closing(self.sock)
+            self.sock.close()
