@@ -46,7 +46,7 @@ class BlockingClientConnection:
         environ: the same as names and values, SCGI's and CGI's.
         mode: who does the crypto.
         remote: the client's address and port.
-        keepalive: ``own``, or ``single``: then reads end behind this request's body,
+        keepalive: ``own``, or ``single``: then nothing behind this request's body is read,
             until the first bytes written are ``HTTP/1.1 101 ``.
     """
 

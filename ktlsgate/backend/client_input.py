@@ -77,6 +77,22 @@ class ClientInput(Protocol):
             RemoteProtocolError: the data ended in another way.
         """
 
+    def has_data(self) -> bool:
+        """Look whether data is next, and leave it; False for any end or control record.
+
+        Raises:
+            BlockingIOError: nothing is there yet.
+        """
+
+
+def _has_stream_data(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.recv(1, _FLAGS | socket.MSG_PEEK))
+    except BlockingIOError:
+        raise
+    except OSError:  # the next read says what it is
+        return False
+
 
 class _StreamInput:
     """Bytes of a socket whose end of file is the clean end: PLAIN, and TX."""
@@ -91,6 +107,9 @@ class _StreamInput:
             raise
         except OSError as exc:
             raise peer_error(exc) from exc
+
+    def has_data(self) -> bool:
+        return _has_stream_data(self.socket)
 
 
 class _RecordInput:
@@ -119,6 +138,15 @@ class _RecordInput:
             if meaning is Meaning.REFUSE_RENEGOTIATION:
                 self._refuse_renegotiation()
 
+    def has_data(self) -> bool:
+        try:
+            content_type, data = recv_record(self.socket, 1, _FLAGS | socket.MSG_PEEK)
+        except BlockingIOError:
+            raise
+        except OSError:  # the next read says what it is
+            return False
+        return content_type == ContentType.APPLICATION_DATA and bool(data)
+
     def _refuse_renegotiation(self) -> None:
         # With a full send buffer the client goes without an answer, as with a lost wish.
         with contextlib.suppress(OSError):
@@ -142,6 +170,9 @@ class _RelayInput:
         if not data and not self._verdict.was_clean():
             raise ConnectionCut("the client's stream was cut, as the gate tells")
         return data
+
+    def has_data(self) -> bool:
+        return _has_stream_data(self.socket)
 
 
 def make_input(received: ReceivedHandoff, verdict: Verdict) -> ClientInput:

@@ -16,6 +16,7 @@ Rekeying will come in between `_input` and here: a KeyUpdate is an error today
 
 from __future__ import annotations
 
+import errno
 import math
 import socket
 
@@ -106,18 +107,34 @@ class HandedConnection:
             raise ValueError(f"expected a size of 1 or more, got {size}")
         if self._failure:
             raise self._failure.with_traceback(None)
-        if self._single:
-            size = self._single.clamp(size)
-        if self._has_input_ended or not size:
+        if self._has_input_ended:
             return b""
         try:
-            data = self._input.read(size)
-            if self._single:
-                self._single.note_read(data)
+            data = self._read_single(self._single, size) if self._single else self._input.read(size)
         except RemoteProtocolError as exc:
             self._failure = exc
             raise
-        self._has_input_ended = not data
+        # Behind the body of an only request an upgrade can still open the input again.
+        self._has_input_ended = not data and not (self._single and self._single.is_held)
+        return data
+
+    def _read_single(self, single: SingleExchange, size: int) -> bytes:
+        """Read no byte behind the body; there, wait for the client's end.
+
+        A server that watches the connection while it answers must not take our
+        limit for the client's leaving, so an end comes only when there is one, or
+        when the client sends more although the answer has begun.
+        """
+        allowed = single.clamp(size)
+        single.is_held = not allowed and self._input.has_data()
+        if single.is_held:
+            if single.has_answered:
+                return b""
+            raise BlockingIOError(errno.EAGAIN, "the next request is not for us")
+        data = self._input.read(allowed or 1)
+        if not allowed:
+            return b""
+        single.note_read(data)
         return data
 
     def check_writable(self) -> None:

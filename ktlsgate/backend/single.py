@@ -1,7 +1,9 @@
 """One request and no more: the limit on a connection of keep-alive ``single``.
 
 A later request on such a connection could be meant for another route of the gate,
-so nothing behind the body of the first may be read. The limit falls when the
+so nothing behind the body of the first may be read: reads wait there, as on an
+idle connection, and end when the client ends. When it sends more although the
+answer has begun, they end, too: this connection has no next request. The limit falls when the
 backend accepts an upgrade, that is when the first bytes that it writes are
 ``HTTP/1.1 101 ``: what follows then is no request (RFC 9110 section 7.8).
 """
@@ -17,7 +19,11 @@ _ACCEPTED = b"HTTP/1.1 101 "
 
 
 class SingleExchange:
-    """How much may be read, given what was read and written so far."""
+    """How much may be read, given what was read and written so far.
+
+    Attributes:
+        is_held: set by the reader while bytes behind the body are being kept back.
+    """
 
     def __init__(self, head: ReceivedHead) -> None:
         """Begin behind the head. The gate checked its framing: one of both, well-formed."""
@@ -25,7 +31,13 @@ class SingleExchange:
         is_chunked = "HTTP_TRANSFER_ENCODING" in head.environ
         self._limit = BodyLimit(None if is_chunked else int(length), is_chunked=is_chunked)
         self._is_lifted = False
+        self.is_held = False
         self._written: bytes | None = b""  # the first bytes; None once they are judged
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the answer has begun, and accepts no upgrade (so far)."""
+        return self._written != b""
 
     def clamp(self, size: int) -> int:
         """Cut the size of a read so that it cannot pass the body; 0 behind it."""

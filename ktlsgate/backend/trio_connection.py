@@ -100,7 +100,7 @@ class ClientConnection(trio.abc.HalfCloseableStream):
         environ: the same as names and values, SCGI's and CGI's.
         mode: who does the crypto.
         remote: the client's address and port.
-        keepalive: ``own``, or ``single``: then reads end behind this request's body,
+        keepalive: ``own``, or ``single``: then nothing behind this request's body is read,
             until the first bytes written are ``HTTP/1.1 101 ``.
     """
 

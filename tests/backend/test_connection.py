@@ -379,12 +379,28 @@ def test_it_tells_what_was_handed_over(stages, keepalive):
 
 
 @pytest.mark.parametrize("mode", ["plain", "tx", "relay"])
-def test_single_reads_end_behind_the_body(stages, mode):
+def test_single_reads_end_behind_the_body_once_it_is_answered(stages, mode):
     stage = stages(mode, "single", HTTP_CONTENT_LENGTH="5")
     stage.source.sendall(b"abcdeGET /other HTTP/1.1\r\n")
     assert stage.hands.recv(3) == b"abc"
     assert stage.hands.recv(100) == b"de"
+    stage.hands.sendall(b"HTTP/1.1 200 OK\r\n")
     assert stage.hands.recv(100) == b""
+    assert stage.hands.recv(100) == b""
+
+
+@pytest.mark.parametrize("mode", ["plain", "tx", "relay"])
+def test_single_reads_wait_behind_the_body_until_it_is_answered(stages, mode):
+    stage = stages(mode, "single")
+    assert stage.hands.times_out("recv", 100)
+    stage.source.sendall(b"GET /other HTTP/1.1\r\n")
+    assert stage.hands.times_out("recv", 100)
+
+
+@pytest.mark.parametrize("mode", ["plain", "tx", "relay"])
+def test_single_reads_end_behind_the_body_when_the_client_ends(stages, mode):
+    stage = stages(mode, "single")
+    stage.end_input()
     assert stage.hands.recv(100) == b""
 
 
@@ -392,7 +408,7 @@ def test_single_reads_end_behind_the_body(stages, mode):
 def test_single_reads_go_on_once_an_upgrade_was_accepted(stages, mode):
     stage = stages(mode, "single")
     stage.source.sendall(b"frames")
-    assert stage.hands.recv(100) == b""
+    assert stage.hands.times_out("recv", 100)
     stage.hands.sendall(b"HTTP/1.1 ")
     assert stage.hands.recv(100) == b""
     stage.hands.sendall(b"101 Switching Protocols\r\n\r\n")

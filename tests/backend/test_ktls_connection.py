@@ -327,9 +327,19 @@ def test_single_reads_no_byte_behind_the_body(flavour):
         hands = flavour(received(head, descriptor))
         peer.send(b"bodyGET /other")
         assert hands.recv(100) == b"body"
-        assert hands.recv(100) == b""
+        assert hands.times_out("recv", 100)
         hands.sendall(b"HTTP/1.1 101 ")
         assert hands.recv(100) == b"GET /other"
+        hands.abort()
+
+
+def test_single_reads_end_with_close_notify_behind_the_body(flavour):
+    with ktls_pair(TLS13) as (sock, peer):
+        head = our_head("both", "single", HTTPS="on")
+        hands = flavour(received(head, socket.socket(fileno=sock.detach())))
+        assert hands.times_out("recv", 100)
+        peer.send(CLOSE_NOTIFY, ALERT)
+        assert hands.recv(100) == b""
         hands.abort()
 
 
