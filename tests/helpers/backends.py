@@ -248,6 +248,7 @@ def _do_hold(_client):
 
 
 def _do_unix(client):
+    client.sock.close()  # who answers here has no use for it
     client.answer(b"by the unix socket", client.unix)
     client.unix.shutdown(socket.SHUT_WR)
 
