@@ -86,7 +86,7 @@ class Client:
         self.tls.set_connect_state()
         self.tls.set_app_data(self.secrets)
         if name:
-            self.tls.set_tlsext_host_name(name)
+            self.tls.set_tlsext_host_name(name.encode())
         if session is not None:
             self.tls.set_session(session)
         if early:
@@ -137,14 +137,13 @@ class Client:
     def take_all(self):
         return self.take(len(self.sent))
 
-    @property
-    def session(self):
-        """The session to resume; TLS 1.3 has one only after its tickets were read."""
-        return self.tls.get_session()
+    def leave(self):
+        """Go, and give the session to resume (in TLS 1.3 of the last ticket read).
 
-    def close(self):
-        """Go without losing the session: OpenSSL marks those of failed connections."""
+        Marked as closed: OpenSSL spoils the sessions of connections that just vanish.
+        """
         self.tls.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
+        return self.tls.get_session()
 
 
 def shake_hands(handshake: Handshake, client, *, piece=1 << 20):

@@ -62,7 +62,7 @@ def read(*records):
     return reader
 
 
-def real_hello(version, name=b"Shop.Example"):
+def real_hello(version, name="Shop.Example"):
     client = Client(client_context(version, alpn=(b"http/1.1",)), name=name)
     client.step()
     return bytes(client.sent)

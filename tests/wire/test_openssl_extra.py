@@ -52,7 +52,7 @@ def test_session_is_reused_when_it_is(version):
     client = Client(context)
     shake_hands(first, client)
     assert is_session_reused(first._connection) is False
-    shake_hands(again, Client(context, session=client.session))
+    shake_hands(again, Client(context, session=client.leave()))
     assert is_session_reused(again._connection) is True
 
 
