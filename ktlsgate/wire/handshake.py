@@ -89,6 +89,7 @@ class Handshake:
 
     __slots__ = (
         "_connection",
+        "_has_output",
         "_hello",
         "_last_sent",
         "_max_bytes",
@@ -116,6 +117,7 @@ class Handshake:
         self._sent_under_key: int | None = None
         self._received_under_key: int | None = None
         self._last_sent = b""
+        self._has_output = False  # perhaps: a record was taken and nobody looked since
         self.is_established = False
 
     @property
@@ -169,17 +171,22 @@ class Handshake:
         elif record[0] == ContentType.CHANGE_CIPHER_SPEC:
             self._received_under_key = 0
         self._connection.bio_write(record)
+        self._has_output = True
         try:
             self._connection.do_handshake()
             self.is_established = True
         except SSL.WantReadError:
             pass
+        except SSL.ZeroReturnError as exc:
+            message = f"expected a {self._expected()}, got close_notify"
+            raise HandshakeFailed("client_gone", message) from exc
         except SSL.Error as exc:
             raise _failure(exc) from exc
 
     def data_to_send(self) -> bytes:
         """Whole records for the client; send all of them before the next read."""
         output = drain_output(self._connection)
+        self._has_output = False
         if output:
             self._count_sent(output)
         return output
@@ -233,7 +240,7 @@ class Handshake:
         Raises:
             LocalProtocolError: the handshake is not done, or output was not taken.
         """
-        if not self.is_established or self._sent_under_key is None:
+        if not self.is_established or self._has_output or self._sent_under_key is None:
             raise LocalProtocolError("expected an established handshake with all output sent")
         if suite.version is Version.TLS13:
             return self._derive_tls13(suite)

@@ -3,8 +3,8 @@
 Rule: ciphertext in, plaintext out, and the reverse; nothing here reads or writes
 a socket. After the sending key went into the kernel (mode TX) whatever OpenSSL
 still wants to send must be thrown away by the caller (invariant I4): its
-sequence numbers are stale. It wants to when a client asks for a KeyUpdate or
-tries to renegotiate; decryption goes on regardless.
+sequence numbers are stale. It wants to when a client tries to renegotiate or
+breaks the protocol; after the former decryption goes on.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ def drain_output(connection: SSL.Connection) -> bytes:
 
 
 def openssl_reason(error: SSL.Error) -> str:
-    """The last reason in an OpenSSL error queue, or ``unexpected end``."""
-    queue = error.args[0] if error.args else ()
-    return str(queue[-1][-1]) if queue and isinstance(queue, (list, tuple)) else "unexpected end"
+    """The last reason in an OpenSSL error queue that says something, or ``unexpected end``."""
+    queue = error.args[0] if error.args and isinstance(error.args[0], (list, tuple)) else ()
+    # OpenSSL 3.2 and newer put this one behind the reason itself.
+    reasons = [str(entry[-1]) for entry in queue if entry[-1] != "record layer failure"]
+    return reasons[-1] if reasons else "unexpected end"
 
 
 class RecordLayer:
@@ -77,12 +79,19 @@ class RecordLayer:
         return b"".join(chunks)
 
     def send_data(self, data: bytes) -> bytes:
-        """Encrypt: plaintext of any size in, whole records out."""
+        """Encrypt: plaintext of any size in, whole records out.
+
+        Raises:
+            SSL.Error: the connection failed before, or close_notify was sent.
+        """
         self._connection.sendall(data)
         return drain_output(self._connection)
 
     def data_to_send(self) -> bytes:
-        """What OpenSSL wants to send by itself: alerts, answers to KeyUpdates."""
+        """What OpenSSL wants to send by itself: alerts.
+
+        Its answer to a KeyUpdate goes out in front of its next data.
+        """
         return drain_output(self._connection)
 
     def send_close_notify(self) -> bytes:
