@@ -9,28 +9,15 @@ import time
 
 import pytest
 from helpers.backends import digest, pattern
-from helpers.clients import WAIT, PlainClient, body_of, client_context, request, reset
-from helpers.front import expected_offload, start_front
+from helpers.clients import WAIT, body_of, request, reset
+from helpers.front import FOUR_LISTENERS, LISTENERS, expected_offload, mode_of, start_front
 from helpers.ktls import require_ktls
 
 from ktlsgate.config import Offload
 
-_CONFIG = """
-log_format = "json"
-[[cert]]
-file = "{folder}/server.pem"
-key = "{folder}/server.key"
-[[listen]]
-address = "127.0.0.1:0"
-[[listen]]
-address = "127.0.0.1:0"
-offload = "tx"
-[[listen]]
-address = "127.0.0.1:0"
-tls = false
-[[listen]]
-address = "127.0.0.1:0"
-ktls = "off"
+_CONFIG = (
+    FOUR_LISTENERS
+    + """
 [[route]]
 host = "nginx.localhost"
 backend = "nginx"
@@ -42,10 +29,10 @@ dialect = "nginx"
 [backend.ours]
 address = "{backend}"
 """
-_LISTENERS = ["default", "tx", "plain", "relay"]
+)
 _HOSTS = {"nginx": "nginx.localhost", "ours": "localhost"}
 
-LISTENERS = pytest.mark.parametrize("listener", _LISTENERS)
+EACH_LISTENER = pytest.mark.parametrize("listener", LISTENERS)
 DIALECTS = pytest.mark.parametrize("dialect", ["nginx", "ours"])
 
 
@@ -53,21 +40,6 @@ DIALECTS = pytest.mark.parametrize("dialect", ["nginx", "ours"])
 def front(tmp_path_factory):
     with start_front(tmp_path_factory.mktemp("dialects"), config=_CONFIG, listeners=4) as front:
         yield front
-
-
-def connect_to(front, listener, version=None):
-    """A client that has shaken hands, if there are hands to shake."""
-    port = front.gate.ports[_LISTENERS.index(listener)]
-    if listener == "plain":
-        return PlainClient(port)
-    return front.client(client_context(version=version), port=port).handshake()
-
-
-def mode_of(report):
-    """The mode of a connection as its report tells it."""
-    if "tls" not in report:
-        return "plain"
-    return {"tx+rx": "both", "tx": "tx", "none": "relay"}[report["ktls"]]
 
 
 def lines(dialect, target, *headers, method="GET", body=b""):
@@ -81,12 +53,12 @@ def netstring(pairs):
     return b"%d:%b," % (len(body), body)
 
 
-@LISTENERS
+@EACH_LISTENER
 def test_nginx_dialect_is_the_block_of_fd_pass_and_nothing_else(front, listener):
     target = front.target("/facts?x=1&y=%2f")
     headers = ["User-Agent: t/1", "X-Dup: one", "X-Dup: two", "Cookie: a=1", "Cookie: b=2"]
     headers += ["Content-Type: text/plain", "Accept: */*"]
-    with connect_to(front, listener) as client:
+    with front.connect_to(listener) as client:
         port = client.port
         facts = json.loads(body_of(client.ask(lines("nginx", target, *headers))))
     mode = mode_of(front.report(target))
@@ -101,7 +73,7 @@ def test_nginx_dialect_is_the_block_of_fd_pass_and_nothing_else(front, listener)
             ("REQUEST_METHOD", "GET"),
             ("REQUEST_URI", target),
             ("SERVER_ADDR", "127.0.0.1"),
-            ("SERVER_PORT", str(front.gate.ports[_LISTENERS.index(listener)])),
+            ("SERVER_PORT", str(front.port_of(listener))),
             ("QUERY_STRING", target.partition("?")[2]),
             ("HTTP_HOST", "nginx.localhost"),
             ("HTTP_USER_AGENT", "t/1"),
@@ -116,12 +88,12 @@ def test_nginx_dialect_is_the_block_of_fd_pass_and_nothing_else(front, listener)
     assert facts["raw"].encode("latin-1") == expected
 
 
-@LISTENERS
+@EACH_LISTENER
 def test_our_dialect_has_each_name_once(front, listener):
     target = front.target("/facts")
     headers = ["X-Dup: one", "X-Dup: two", "Cookie: a=1", "Cookie: b=2", "Proxy: evil:1"]
     headers += ["Content-Type: text/plain"]
-    with connect_to(front, listener) as client:
+    with front.connect_to(listener) as client:
         facts = json.loads(body_of(client.ask(lines("ours", target, *headers))))
     mode = mode_of(front.report(target))
     environ = facts["environ"]
@@ -138,33 +110,33 @@ def test_our_dialect_has_each_name_once(front, listener):
     assert facts["is_nonblocking"]
 
 
-@LISTENERS
+@EACH_LISTENER
 @DIALECTS
 def test_body_in_the_record_of_its_head_reaches_the_backend(front, listener, dialect):
     target, body = front.target("/hash"), b"abcde"
-    with connect_to(front, listener) as client:
+    with front.connect_to(listener) as client:
         seen = client.ask(lines(dialect, target, method="POST", body=body))
     assert json.loads(body_of(seen)) == {"size": 5, "sha256": digest(body)}
     front.report(target)
 
 
-@LISTENERS
+@EACH_LISTENER
 @DIALECTS
 def test_pipelined_request_is_there_for_the_backend(front, listener, dialect):
     second = lines(dialect, "/second", "X-Long: " + "x" * 12_000)
     target = front.target(f"/rest?n={len(second)}")
-    with connect_to(front, listener) as client:
+    with front.connect_to(listener) as client:
         assert body_of(client.ask(lines(dialect, target) + second)) == second
     front.report(target)
 
 
-@LISTENERS
+@EACH_LISTENER
 @DIALECTS
 def test_websocket_frame_sent_with_the_upgrade_is_there_for_the_backend(front, listener, dialect):
     frame = b"\x81\x85" + b"mask" + bytes(a ^ b for a, b in zip(b"hello", b"maskm", strict=True))
     upgrade = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
     target = front.target("/echo")
-    with connect_to(front, listener) as client:
+    with front.connect_to(listener) as client:
         client.send(lines(dialect, target, *upgrade) + frame)
         answer = b""
         while not answer.endswith(frame):
@@ -179,36 +151,36 @@ def test_websocket_frame_sent_with_the_upgrade_is_there_for_the_backend(front, l
     front.report(target)
 
 
-@LISTENERS
+@EACH_LISTENER
 @DIALECTS
 @pytest.mark.parametrize(("count", "length"), [(25, 10), (80, 300)])
 def test_many_headers_reach_the_backend(front, listener, dialect, count, length):
     headers = [f"X-Number-{number}: {'v' * length}" for number in range(count)]
     target = front.target("/facts")
-    with connect_to(front, listener) as client:
+    with front.connect_to(listener) as client:
         facts = json.loads(body_of(client.ask(lines(dialect, target, *headers))))
     names = [name for name, value in facts["pairs"] if value == "v" * length]
     assert names == [f"HTTP_X_NUMBER_{number}" for number in range(count)]
     front.report(target)
 
 
-@LISTENERS
+@EACH_LISTENER
 def test_head_in_many_records_reaches_the_backend(front, listener):
     if listener == "plain":
         pytest.skip("there are no records without TLS")
     target, body = front.target("/hash"), pattern(5_000)
     data = lines("ours", target, *[f"X-{n}: {n}" for n in range(40)], method="POST", body=body)
-    with connect_to(front, listener) as client:
+    with front.connect_to(listener) as client:
         client.send(data, records=7)
         assert json.loads(body_of(client.read_all()[0]))["sha256"] == digest(body)
     front.report(target)
 
 
-@LISTENERS
+@EACH_LISTENER
 @DIALECTS
 def test_reset_by_the_client_reaches_the_backend(front, listener, dialect):
     target = front.target("/until-end")
-    with connect_to(front, listener) as client:
+    with front.connect_to(listener) as client:
         client.send(lines(dialect, target))
         front.backend.next_event("received", target)
         reset(client.sock)
@@ -217,11 +189,11 @@ def test_reset_by_the_client_reaches_the_backend(front, listener, dialect):
     assert ended["how"] == ("ECONNRESET" if mode in ("plain", "both") else "eof")
 
 
-@LISTENERS
+@EACH_LISTENER
 @DIALECTS
 def test_end_by_the_client_reaches_the_backend(front, listener, dialect):
     target = front.target("/until-end")
-    with connect_to(front, listener) as client:
+    with front.connect_to(listener) as client:
         client.send(lines(dialect, target) + b"abc")
         front.backend.next_event("received", target)
         client.close_notify()
@@ -236,7 +208,7 @@ def test_end_by_the_client_reaches_the_backend(front, listener, dialect):
 def test_relayed_answer_ends_with_close_notify(front, dialect):
     """The gate says it; a naive backend that has the socket itself does not know how."""
     target = front.target("/big?n=100000")
-    with connect_to(front, "relay") as client:
+    with front.connect_to("relay") as client:
         client.send(lines(dialect, target))
         answer, is_clean = client.read_all()
     assert is_clean
@@ -250,7 +222,7 @@ def test_relayed_answer_ends_with_close_notify(front, dialect):
 def tx_only(front, version, data):
     """A client of the listener with ``offload = "tx"`` that has sent its request."""
     require_ktls()
-    client = connect_to(front, "tx", version)
+    client = front.connect_to("tx", version)
     assert expected_offload(client.tls.get_cipher_name()) is Offload.BOTH
     client.send(data)
     return client
@@ -331,7 +303,7 @@ def test_key_update_by_the_client_is_absorbed(front, listener):
     """OpenSSL still receives here, so it can follow; with K the client asks for ours as well."""
     if listener == "tx":
         require_ktls()
-    port = front.gate.ports[_LISTENERS.index(listener)]
+    port = front.port_of(listener)
     target = front.target("/rest?n=10")
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-tls1_3"]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)

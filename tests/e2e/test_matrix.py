@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
+import subprocess
+import threading
 
 import pytest
 from helpers.backends import digest, pattern
-from helpers.clients import body_of, request
-from helpers.front import ALL_CIPHERS, assert_offload, start_front
+from helpers.clients import WAIT, body_of, request
+from helpers.front import ALL_CIPHERS, KTLS_LABELS, assert_offload, expected_offload, start_front
 
 _SMALL = 10_000_000
 _LARGE = 100_000_000 if os.environ.get("KTLSGATE_FULL") == "1" else 8_000_000
@@ -141,3 +144,33 @@ def test_client_with_small_records_can_upload(front, version):
     target, body = front.target("/hash"), pattern(200_000)
     assert json.loads(client.fetch(target, body))["sha256"] == digest(body)
     assert front.report(target)["reason"] == "max_fragment_length"
+
+
+_GNUTLS_CIPHERS = ("AES-128-GCM", "AES-256-GCM", "CHACHA20-POLY1305", "AES-128-CCM")
+
+
+@pytest.mark.skipif(not shutil.which("gnutls-cli"), reason="gnutls-cli is not installed")
+@pytest.mark.parametrize("cipher", _GNUTLS_CIPHERS)
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_gnutls_client_is_served(front, version, cipher):
+    """Another library's records and handshake; its standard input must stay open."""
+    target, body = front.target("/hash"), pattern(100_000)
+    priority = f"NORMAL:-VERS-ALL:+VERS-{version.replace('v', '')}:-CIPHER-ALL:+{cipher}"
+    command = ["gnutls-cli", "--x509cafile", str(front.ca), "--priority", priority]
+    process = subprocess.Popen(
+        [*command, "--port", str(front.port), "localhost"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    with process:
+        bound = threading.Timer(WAIT, process.kill)
+        bound.start()
+        process.stdin.write(request(target, method="POST", body=body))
+        process.stdin.flush()
+        said = process.stdout.read()
+        bound.cancel()
+    assert digest(body).encode() in said, said
+    report = front.report(target)
+    assert report["tls"] == version
+    assert report["ktls"] == KTLS_LABELS[expected_offload(report["cipher"])]

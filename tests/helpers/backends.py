@@ -19,7 +19,7 @@ Commands, by path (all numbers are bytes):
                     "paused" and goes on after `Backend.go`; with &drop=1 it closes the
                     Unix socket before it answers
     /echo           101, then everything back until the end of input
-    /hold           reports "received" and holds the descriptor until `Backend.go`
+    /hold           holds the descriptor for ever, without a word
     /unix           answers on the Unix socket instead of the descriptor
 """
 
@@ -72,6 +72,7 @@ class _Stopped(threading.Event):
 
 
 _go = _Stopped()
+_held = []
 
 
 class _Client:
@@ -243,10 +244,6 @@ def _do_echo(client):
         client.sock.sendall(data)
 
 
-def _do_hold(_client):
-    _go.wait()
-
-
 def _do_unix(client):
     client.sock.close()  # who answers here has no use for it
     client.answer(b"by the unix socket", client.unix)
@@ -260,7 +257,6 @@ _COMMANDS = {
     "/until-end": _do_until_end,
     "/big": _do_big,
     "/echo": _do_echo,
-    "/hold": _do_hold,
     "/unix": _do_unix,
 }
 
@@ -273,6 +269,9 @@ def _serve(unix):
         unix.close()
         return
     _tell("received", uri=client.environ["REQUEST_URI"])
+    if client.path == "/hold":
+        _held.append(client)
+        return
     try:
         _COMMANDS.get(client.path, _do_hash)(client)
     except OSError as exc:

@@ -16,7 +16,7 @@ import json
 import pathlib
 
 from helpers.backends import Backend, start_backend
-from helpers.clients import TlsClient, body_of, run_curl, run_s_client
+from helpers.clients import PlainClient, TlsClient, body_of, client_context, run_curl, run_s_client
 from helpers.gate_process import GateProcess, gate_config, start_gate, tls_files
 from helpers.ktls import kernel_table
 
@@ -30,6 +30,26 @@ ciphersuites = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1
 :TLS_AES_128_CCM_SHA256:TLS_AES_128_CCM_8_SHA256"
 """
 
+# One listener for each mode that this kernel can do, by these names in this order.
+LISTENERS = ["default", "tx", "plain", "relay"]
+FOUR_LISTENERS = """
+log_format = "json"
+[[cert]]
+file = "{folder}/server.pem"
+key = "{folder}/server.key"
+[[listen]]
+address = "127.0.0.1:0"
+[[listen]]
+address = "127.0.0.1:0"
+offload = "tx"
+[[listen]]
+address = "127.0.0.1:0"
+tls = false
+[[listen]]
+address = "127.0.0.1:0"
+ktls = "off"
+"""
+
 KTLS_LABELS = {Offload.BOTH: "tx+rx", Offload.TX: "tx", Offload.NONE: "none"}
 MODES = {Offload.BOTH: "both", Offload.TX: "tx", Offload.NONE: "relay"}
 
@@ -38,6 +58,13 @@ def expected_offload(cipher):
     """What this kernel takes over of a suite, by OpenSSL's name of it."""
     suite = SUITES.get(cipher)
     return kernel_table().supports(suite) if suite else Offload.NONE
+
+
+def mode_of(report):
+    """The mode of a connection as its report tells it."""
+    if "tls" not in report:
+        return "plain"
+    return {"tx+rx": "both", "tx": "tx", "none": "relay"}[report["ktls"]]
 
 
 def assert_offload(facts, report):
@@ -104,6 +131,17 @@ class Front:
 
     def client(self, context=None, *, port=None, **how):
         return TlsClient(port or self.port, context, **how)
+
+    def port_of(self, listener):
+        """The port of one of `FOUR_LISTENERS`."""
+        return self.gate.ports[LISTENERS.index(listener)]
+
+    def connect_to(self, listener, version=None):
+        """A client of one of `FOUR_LISTENERS` that has shaken hands, if there are hands to shake."""
+        port = self.port_of(listener)
+        if listener == "plain":
+            return PlainClient(port)
+        return self.client(client_context(version=version), port=port).handshake()
 
     def facts(self, client, target):
         """Ask for /facts as a `TlsClient` that has shaken hands."""
