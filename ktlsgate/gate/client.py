@@ -165,7 +165,7 @@ class RelayedClient:
         self.records = records
         self._kernel_sends = kernel_sends
         # Records must go out in the order in which they were made, and both
-        # directions make some (OpenSSL answers KeyUpdates while it reads). So who
+        # directions make some (OpenSSL's alerts come up while it reads). So who
         # makes one appends it here at once, and who holds the lock sends all.
         self._unsent = b""
         self._lock = trio.Lock()

@@ -97,6 +97,7 @@ def tcp_pair(*, small=False):
         if small:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client.connect(listener.getsockname())
         server, _ = listener.accept()
     client.setblocking(False)

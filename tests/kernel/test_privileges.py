@@ -1,37 +1,39 @@
-"""What a process may show of itself, tried in processes of their own: it cannot be undone."""
+"""What a process may do and show; each in a process of its own, for none can be undone."""
 
-from __future__ import annotations
-
+import json
 import resource
 import subprocess
 import sys
 
+SCRIPT = """
+import ctypes, json, resource
+from ktlsgate.kernel.privileges import forbid_dumps, raise_open_files
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(64, hard), hard))
+raised = raise_open_files()
+again = raise_open_files()
+forbid_dumps()
+print(json.dumps({
+    "raised": [raised, again],
+    "limit": resource.getrlimit(resource.RLIMIT_NOFILE),
+    "core": resource.getrlimit(resource.RLIMIT_CORE),
+    "dumpable": ctypes.CDLL(None).prctl(3, 0, 0, 0, 0),
+}))
+"""
 
-def run(code):
-    """Run code in a new interpreter; what it printed."""
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return done.stdout.split()
 
-
-def test_dumps_are_forbidden():
-    printed = run(
-        "import ctypes, resource\n"
-        "from ktlsgate.kernel.privileges import forbid_dumps\n"
-        "forbid_dumps()\n"
-        "print(*resource.getrlimit(resource.RLIMIT_CORE))\n"
-        "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))  # PR_GET_DUMPABLE\n"
+def run():
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], check=True, capture_output=True, text=True
     )
-    assert printed == ["0", "0", "0"]
+    return json.loads(done.stdout)
 
 
-def test_open_files_are_raised_to_the_hard_limit():
+def test_open_files_are_raised_to_the_hard_limit_and_dumps_forbidden():
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    printed = run(
-        "import resource\n"
-        "from ktlsgate.kernel.privileges import raise_open_files\n"
-        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))\n"
-        "print(raise_open_files(), *resource.getrlimit(resource.RLIMIT_NOFILE))\n"
-        "print(raise_open_files())\n"
-    )
-    assert printed == [str(hard)] * 4
+    assert run() == {
+        "raised": [hard, hard],
+        "limit": [hard, hard],
+        "core": [0, 0],
+        "dumpable": 0,
+    }

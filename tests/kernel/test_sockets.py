@@ -1,13 +1,10 @@
-"""Addresses as operators write them, listeners as clients meet them, and what TCP knows."""
+"""Listening sockets, addresses, and what TCP says of a connection."""
 
-from __future__ import annotations
-
-import contextlib
-import os
-import select
+import errno
 import socket
 
 import pytest
+from helpers.sessions import tcp_pair
 
 from ktlsgate.kernel.sockets import (
     bind_listeners,
@@ -20,123 +17,158 @@ from ktlsgate.kernel.sockets import (
 )
 
 
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("127.0.0.1:443", ("127.0.0.1", 443)),
-        ("localhost:0", ("localhost", 0)),
-        ("[::1]:65535", ("::1", 65535)),
-        ("*:443", ("", 443)),
-        (":443", ("", 443)),
-    ],
-)
-def test_address_is_a_host_and_a_port(text, address):
-    assert parse_address(text) == address
-
-
-@pytest.mark.parametrize(
-    "text", ["", "localhost", "localhost:", "a:65536", "a:-1", "a:\xb2", "a:b"]
-)
-def test_address_without_a_good_port_is_refused(text):
-    with pytest.raises(ValueError, match=r"^expected HOST:PORT with a port from 0 to 65535, got "):
-        parse_address(text)
-
-
-@pytest.mark.parametrize(
-    ("address", "text"),
-    [(("192.0.2.1", 443), "192.0.2.1:443"), (("2001:db8::1", 1), "[2001:db8::1]:1")],
-)
-def test_address_is_written_as_it_is_read(address, text):
-    assert format_address(address) == text
-    assert parse_address(text) == address
-
-
-@pytest.mark.parametrize(
-    ("address", "cut"),
-    [
-        (("::ffff:192.0.2.1", 5, 0, 0), ("192.0.2.1", 5)),
-        (("2001:db8::1", 5, 0, 0), ("2001:db8::1", 5)),
-        (("192.0.2.1", 5), ("192.0.2.1", 5)),
-    ],
-)
-def test_mapped_address_is_the_clients_own(address, cut):
-    assert unmap_address(address) == cut
-
-
-@contextlib.contextmanager
-def bound(address, backlog=16):
-    sockets = bind_listeners(address, backlog)
+def has_ipv6():
     try:
-        yield sockets
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+
+ADDRESSES = {
+    "127.0.0.1:80": ("127.0.0.1", 80),
+    "localhost:443": ("localhost", 443),
+    "[::1]:443": ("::1", 443),
+    "*:8443": ("", 8443),
+    ":8443": ("", 8443),
+    "[::]:0": ("::", 0),
+    "x:65535": ("x", 65535),
+}
+
+
+@pytest.mark.parametrize("text", ADDRESSES)
+def test_an_address_is_host_and_port(text):
+    assert parse_address(text) == ADDRESSES[text]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "localhost", "80", "x:", "x:-1", "x:65536", "x:http", "x:٣", "x:+1"]
+)
+def test_an_address_without_a_port_is_refused(text):
+    with pytest.raises(ValueError) as caught:
+        parse_address(text)
+    assert str(caught.value) == f"expected HOST:PORT with a port from 0 to 65535, got {text!r}"
+
+
+def test_an_address_is_shown_as_it_is_written():
+    assert format_address(("192.0.2.1", 443)) == "192.0.2.1:443"
+    assert format_address(("2001:db8::1", 443)) == "[2001:db8::1]:443"
+
+
+def test_an_ipv4_client_of_an_ipv6_socket_is_ipv4():
+    assert unmap_address(("::ffff:192.0.2.1", 1, 0, 0)) == ("192.0.2.1", 1)
+    assert unmap_address(("2001:db8::1", 1, 0, 0)) == ("2001:db8::1", 1)
+    assert unmap_address(("192.0.2.1", 1)) == ("192.0.2.1", 1)
+
+
+def close_all(socks):
+    for sock in socks:
+        sock.close()
+
+
+@needs_ipv6
+def test_no_host_is_every_address_of_both_families_on_one_port():
+    socks = bind_listeners("*:0", 10)
+    try:
+        assert [sock.family for sock in socks] == [socket.AF_INET, socket.AF_INET6]
+        (port,) = {sock.getsockname()[1] for sock in socks}
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, port)).close()
+        assert socks[1].getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     finally:
-        for sock in sockets:
-            sock.close()
+        close_all(socks)
 
 
-def test_listener_is_ready_for_clients_and_passes_its_options_on():
-    with bound("127.0.0.1:0") as (listener,):
+@needs_ipv6
+def test_an_ipv6_address_is_bound():
+    socks = bind_listeners("[::1]:0", 10)
+    assert [sock.getsockname()[0] for sock in socks] == ["::1"]
+    close_all(socks)
+
+
+def test_accepted_sockets_inherit_nodelay_and_do_not_block():
+    (listener,) = bind_listeners("127.0.0.1:0", 10)
+    with listener, socket.create_connection(listener.getsockname()):
         assert not listener.getblocking()
         assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
-        with socket.create_connection(listener.getsockname()):
-            accepted, _ = listener.accept()
-            with accepted:
-                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_every_address_shares_one_port_ipv4_first():
-    with bound("*:0") as sockets:
-        assert sockets[0].family == socket.AF_INET
-        assert {sock.getsockname()[1] for sock in sockets} == {sockets[0].getsockname()[1]}
-        assert [sock.family for sock in sockets[1:]] in ([], [socket.AF_INET6])
+def test_a_port_in_use_is_an_error():
+    (listener,) = bind_listeners("127.0.0.1:0", 10)
+    with listener, pytest.raises(OSError) as caught:
+        bind_listeners(f"127.0.0.1:{listener.getsockname()[1]}", 10)
+    assert caught.value.errno == errno.EADDRINUSE
 
 
-def test_address_in_use_is_an_error_and_leaves_nothing_open():
-    with bound("127.0.0.1:0") as (listener,):
-        before = len(os.listdir("/proc/self/fd"))
-        with pytest.raises(OSError, match="Address already in use"):
-            bind_listeners(format_address(listener.getsockname()), 16)
-        assert len(os.listdir("/proc/self/fd")) == before
+@needs_ipv6
+def test_an_ipv6_port_in_use_does_not_keep_the_ipv4_one():
+    """Where the wildcard's second half cannot be had, the first serves alone."""
+    with socket.socket(socket.AF_INET6) as other:
+        other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        other.bind(("::", 0))
+        other.listen()
+        socks = bind_listeners(f"*:{other.getsockname()[1]}", 10)
+    assert [sock.family for sock in socks] == [socket.AF_INET]
+    close_all(socks)
 
 
-@contextlib.contextmanager
-def tcp_pair():
-    with (
-        bound("127.0.0.1:0") as (listener,),
-        socket.create_connection(listener.getsockname()) as one,
-    ):
-        select.select([listener], [], [], 5)
-        other, _ = listener.accept()
-        with other:
-            yield one, other
+def test_an_unknown_host_is_an_error():
+    with pytest.raises(OSError):
+        bind_listeners("no-such-host.invalid:0", 10)
 
 
-def test_tcp_says_how_much_was_acknowledged():
-    with tcp_pair() as (one, other):
-        before = bytes_acked(one)
-        one.sendall(b"12345")
-        other.settimeout(5)
-        assert other.recv(5, socket.MSG_WAITALL) == b"12345"
-        other.sendall(b"!")  # carries the acknowledgement
-        one.settimeout(5)
-        assert one.recv(1) == b"!"
-        assert bytes_acked(one) - before == 5
+def test_bytes_acked_grows_with_what_the_peer_has():
+    client, server = tcp_pair()
+    with client, server:
+        before = bytes_acked(server)
+        server.send(b"x" * 10_000)
+        client.setblocking(True)
+        client.recv(10_000, socket.MSG_WAITALL)
+        client.send(b"ack")  # carries the acknowledgement, however lazy the kernel is
+        server.setblocking(True)
+        server.recv(3)
+        assert bytes_acked(server) == before + 10_000
 
 
-def test_own_end_without_the_peers_is_told_apart():
-    with tcp_pair() as (one, other):
-        assert not has_only_sent_end(one)
-        one.shutdown(socket.SHUT_WR)
-        assert has_only_sent_end(one)
-        other.close()
-        select.select([one], [], [], 5)
-        assert not has_only_sent_end(one)
+class OldKernel:
+    """A kernel whose struct tcp_info ends before the field."""
+
+    def getsockopt(self, level, name, size):
+        return bytes(104)
 
 
-def test_unix_peer_is_hung_up_when_both_its_directions_are_closed():
+def test_bytes_acked_is_nothing_where_the_kernel_does_not_say():
+    assert bytes_acked(OldKernel()) == 0
+
+
+def test_a_unix_socket_is_hung_up_when_both_directions_are():
     one, other = socket.socketpair()
-    with one, other:
+    with one:
         assert not is_hung_up(one)
+        one.send(b"unread")
         other.shutdown(socket.SHUT_WR)
         assert not is_hung_up(one)
         other.close()
         assert is_hung_up(one)
+
+
+def test_only_our_own_end_is_told_from_the_peers():
+    client, server = tcp_pair()
+    with client, server:
+        assert not has_only_sent_end(server)
+        server.shutdown(socket.SHUT_RDWR)
+        assert has_only_sent_end(server)
+        client.setblocking(True)
+        assert client.recv(1) == b""
+    client, server = tcp_pair()
+    with client, server:
+        client.shutdown(socket.SHUT_WR)
+        server.setblocking(True)
+        assert server.recv(1) == b""
+        assert not has_only_sent_end(server)

@@ -1,0 +1,172 @@
+"""The handshake over a socket: exact reads, every byte sent, alerts flushed."""
+
+import contextlib
+import ssl
+
+import pytest
+import trio
+import trio.testing
+from helpers.sessions import client_context, close, reset, server_context, stream, tcp_pair
+
+from ktlsgate.errors import HandshakeFailed
+from ktlsgate.gate.handshake import perform_handshake
+from ktlsgate.wire.handshake import Handshake
+
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+
+
+@pytest.fixture
+def pair():
+    client, server = tcp_pair()
+    yield client, server
+    client.close()
+    server.close()
+
+
+class OneByteSegments(trio.abc.Stream):
+    """Sends every byte by itself, and lets the other side read it first."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    async def send_all(self, data):
+        for byte in data:
+            await self.inner.send_all(bytes((byte,)))
+            await trio.lowlevel.checkpoint()
+
+    async def wait_send_all_might_not_block(self):
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes=None):
+        return await self.inner.receive_some(max_bytes)
+
+    async def aclose(self):
+        await self.inner.aclose()
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
+async def test_a_handshake_in_segments_of_one_byte_succeeds(pair, version):
+    client, server = pair
+    tls = trio.SSLStream(
+        OneByteSegments(stream(client)), client_context(version), server_hostname="localhost"
+    )
+    handshake = Handshake(server_context())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tls.do_handshake)
+        await perform_handshake(server, handshake)
+    assert handshake.is_established
+    await trio.aclose_forcefully(tls)
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
+async def test_i2_nothing_behind_the_last_handshake_record_is_read(pair, version):
+    """What a client sends in one go with its Finished stays in the socket for the kernel."""
+    client, server = pair
+    context = client_context(version)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    handshake = Handshake(server_context())
+    behind = b"\x17\x03\x03\x00\x05early"
+
+    async def shake_hands():
+        raw = stream(client)
+        while True:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                tls.do_handshake()
+                # TLS 1.3: our Finished is the last record; TLS 1.2: the server's is.
+                await raw.send_all(outgoing.read() + behind)
+                return
+            output = outgoing.read()
+            is_last = (
+                version is ssl.TLSVersion.TLSv1_2
+                and output[:1] == b"\x16"
+                and len(output) < 400
+                and b"\x14\x03\x03" in output
+            )
+            await raw.send_all(output + (behind if is_last else b""))
+            if is_last:
+                return
+            incoming.write(await raw.receive_some(65536))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shake_hands)
+        await perform_handshake(server, handshake)
+    assert server.recv(1000) == behind
+    close(client)
+
+
+async def failure(server, **changes):
+    with pytest.raises(HandshakeFailed) as caught:
+        await perform_handshake(server, Handshake(server_context(), **changes))
+    return caught.value
+
+
+async def test_the_alert_of_a_failed_handshake_is_sent(pair):
+    client, server = pair
+    context, hello = client_context(), ssl.MemoryBIO()
+    context.set_alpn_protocols(["h2"])
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="localhost").do_handshake()
+    client.send(hello.read())
+    assert (await failure(server)).reason == "no_application_protocol"
+    alert = client.recv(100)
+    assert (alert[0], alert[5:]) == (21, b"\x02\x78")  # fatal, no_application_protocol
+
+
+async def test_a_client_that_does_not_read_its_alert_holds_up_nobody(pair):
+    client, server = pair
+    with contextlib.suppress(BlockingIOError):
+        while server.send(bytes(1 << 20)):
+            pass
+    client.send(b"\x16\x03\x01\x00\x04\x01\x00\x00\x00")
+    assert (await failure(server)).reason == "protocol_error"
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01"])
+async def test_a_client_that_closes_in_the_middle_is_gone(pair, sent):
+    client, server = pair
+    client.send(sent)
+    client.close()
+    failed = await failure(server)
+    assert failed.reason == "client_gone"
+    expected = "handshake record" if sent else "ClientHello"
+    assert str(failed) == f"expected a {expected}, got end of file"
+
+
+async def test_a_client_that_resets_is_gone(pair):
+    client, server = pair
+    reset(client)
+    failed = await failure(server)
+    assert (failed.reason, str(failed)) == (
+        "client_gone", "the client is gone: Connection reset by peer",
+    )  # fmt: skip
+
+
+async def test_plain_http_and_garbage_are_told_apart_by_four_bytes(pair):
+    client, server = pair
+    client.send(b"GET ")
+    assert (await failure(server)).reason == "plain_http"
+
+
+async def test_garbage_is_no_tls(pair):
+    client, server = pair
+    client.send(b"\x00\x01\x02")
+    failed = await failure(server)
+    assert (failed.reason, str(failed)) == (
+        "not_tls", r"expected a ClientHello, got b'\x00\x01\x02'",
+    )  # fmt: skip
+
+
+async def test_a_handshake_that_never_ends_has_a_bound(pair):
+    client, server = pair
+    client.send(b"\x16\x03\x01\x40\x00" + b"\x01\x00\xff\xff" + bytes(16_380))
+    assert (await failure(server, max_bytes=10_000)).reason == "handshake_too_long"
+
+
+async def test_i6_a_cancelled_handshake_leaves_the_socket_to_its_owner(pair):
+    _, server = pair
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await perform_handshake(server, Handshake(server_context()))
+    assert server.fileno() >= 0
+    trio.lowlevel.notify_closing(server)
