@@ -16,7 +16,8 @@ from ..wire.handoff import FINISHED, RECEIVED
 
 __all__ = ["Verdict"]
 
-# How long an end waits for the RECEIVED of a receiver that just read its head.
+# How long after its acknowledgement a receiver may still be about to write RECEIVED;
+# an end that comes sooner waits. Who never writes it is not waited for later on.
 _VERDICT_SECONDS = 1.0
 
 
@@ -26,7 +27,7 @@ class Verdict:
     def __init__(
         self, sock: socket.socket, wait_said: Callable[[], Awaitable[None]], *, is_spoken: bool
     ) -> None:
-        """Watch a Unix connection.
+        """Watch a Unix connection whose head was acknowledged just now.
 
         Args:
             sock: what travels on it besides is not ours to read.
@@ -38,6 +39,7 @@ class Verdict:
         self._is_spoken = is_spoken
         self._is_understood = False
         self._was_clean = False
+        self._patience_ends = trio.current_time() + _VERDICT_SECONDS
 
     def _said(self) -> bytes:
         """What the receiver said and we have not read away: RECEIVED, FINISHED, both."""
@@ -54,7 +56,7 @@ class Verdict:
         if not self._is_spoken:
             return False
         if not self._said():  # a receiver that is only just reading its head?
-            with trio.move_on_after(_VERDICT_SECONDS):
+            with trio.move_on_at(self._patience_ends):
                 await self._wait_said()
         if self._said()[:1] != RECEIVED:
             return False

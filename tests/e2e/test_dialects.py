@@ -216,6 +216,21 @@ def test_relayed_answer_ends_with_close_notify(front, dialect):
     front.report(target)
 
 
+def test_backend_without_verdicts_is_not_waited_for_at_the_end(front):
+    """The gate waits a second for the first word of who just read the head, and not again."""
+    require_ktls()
+    target = front.target("/until-end")
+    with front.connect_to("tx") as client:
+        client.send(lines("ours", target))
+        front.backend.next_event("received", target)
+        time.sleep(1.1)  # longer than the gate's patience
+        client.close_notify()
+        began = time.monotonic()
+        front.backend.next_event("input-ended", target)
+        assert time.monotonic() - began < 0.5
+    front.report(target)
+
+
 # KTLS_RX=0: the kernel sends, the gate decrypts what comes in
 
 

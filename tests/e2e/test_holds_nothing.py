@@ -31,8 +31,10 @@ host = "victim.localhost"
 backend = "victim"
 [[route]]
 backend = "app"
+# In our dialect an early end waits for a word that these backends never say.
 [backend.app]
 address = "{backend}"
+dialect = "nginx"
 [backend.victim]
 address = "unix:{folder}/victim.sock"
 """
