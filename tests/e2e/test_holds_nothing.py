@@ -23,6 +23,10 @@ _DOWNLOAD = 100_000_000 if _IS_FULL else 8_000_000
 # then no more (tried to 30,000); one that stayed would be 30 kB, its SSL object.
 _RSS_TOLERANCE = 4 << 20
 
+# curl's exit codes: less came than Content-Length says; TLS ended without close_notify,
+# which older curls (7.88) do not tell from the first.
+_SHORT_BODY, _CUT_STREAM = {18}, {18, 56}
+
 _CONFIG = (
     FOUR_LISTENERS
     + """
@@ -171,8 +175,7 @@ def test_download_outlives_a_gate_that_is_killed(tmp_path, listener):
         front.backend.go()
         code, said = download.end()
     if listener == "relay":
-        # curl says 56 for a TLS stream without its end, and 18 for a body without its.
-        assert code in (18, 56), said
+        assert code in _CUT_STREAM, said
         assert not download.is_whole
     else:
         assert (code, said) == (0, "")
@@ -234,7 +237,7 @@ def test_client_of_a_killed_backend_sees_a_cut(front, listener, tmp_path):
     ):
         backend.kill()
         code, said = download.end()
-    report = front.report(download.target)
-    print(mode_of(report), code, said, report)
-    assert code in (18, 56), said
+    mode = mode_of(front.report(download.target))
+    # Where the gate does TLS it ends the stream, for who cannot say what its end means.
+    assert code in (_SHORT_BODY if mode in ("plain", "relay") else _CUT_STREAM), said
     assert not download.is_whole
