@@ -104,7 +104,10 @@ def _set_client_verification(
         wrapped = crypto.X509.from_cryptography(certificate)
         if store is not None:
             store.add_cert(wrapped)
-        context.add_client_ca(wrapped)
+        try:
+            context.add_client_ca(certificate)  # type: ignore[arg-type,unused-ignore]
+        except TypeError:  # pyOpenSSL before 24.3, as above
+            context.add_client_ca(wrapped)
 
 
 def _alpn_selector(ours: tuple[bytes, ...]) -> Any:

@@ -51,13 +51,21 @@ def client_context(
     if alpn:
         context.set_alpn_protos(list(alpn))
     if identity:
-        context.use_certificate(crypto.X509.from_cryptography(identity.chain[0]))
-        context.use_privatekey(crypto.PKey.from_cryptography_key(identity.key))
+        _use_identity(context, identity)
     if authority:
         context.get_cert_store().add_cert(crypto.X509.from_cryptography(authority.certificate))
         context.set_verify(SSL.VERIFY_PEER)
     context.set_keylog_callback(_keep_secret)
     return context
+
+
+def _use_identity(context, identity):
+    try:
+        context.use_certificate(identity.chain[0])
+        context.use_privatekey(identity.key)
+    except TypeError:  # pyOpenSSL before 24.3
+        context.use_certificate(crypto.X509.from_cryptography(identity.chain[0]))
+        context.use_privatekey(crypto.PKey.from_cryptography_key(identity.key))
 
 
 def _keep_secret(connection, line):

@@ -491,7 +491,7 @@ def test_later_record_of_an_absurd_length_is_refused(length):
 
 
 def test_handshake_is_bounded():
-    client = Client(client_context("TLSv1.3", identity=BIG))
+    client = Client(client_context("TLSv1.2", identity=BIG))  # 1.3 may compress it
     context = server(Tls(client_verify=ClientVerify.REQUIRED), client_cas=(CA.certificate,))
     failure, _ = refused(context, client, max_bytes=40_000)
     assert failure.reason == "handshake_too_long"

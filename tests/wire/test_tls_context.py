@@ -266,3 +266,9 @@ def test_i5_connection_that_nobody_watches_keeps_nothing():
     connection = Logged(None)
     _keep_traffic_secrets(connection, SERVER_TRAFFIC_SECRET + b" 00 c0ffee")
     assert connection.secrets is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_context_is_made_without_a_deprecated_call():
+    """pyOpenSSL 24.3 and newer warn when they are given their own certificate objects."""
+    server_context(ECDSA, Tls(client_verify=ClientVerify.OPTIONAL), (CA.certificate,))
