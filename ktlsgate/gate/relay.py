@@ -170,6 +170,8 @@ class _InputOnly:
         connection: those bytes go to the client. RECEIVED must stay unread, so the
         socket is always readable; an edge-triggered epoll of its own tells news.
         """
+        if self.unix.fileno() < 0:  # the client was gone before this task's first step
+            return
         async with _news(self.unix, select.EPOLLIN | select.EPOLLET) as news:
             while True:
                 await trio.lowlevel.wait_readable(news.fileno())
