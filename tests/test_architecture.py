@@ -64,7 +64,6 @@ _FLAVOURS = "one suite runs the Trio and the blocking flavour alike"
 _PIECES = "pieces of one demo, tested as a client meets it"
 _REPORT = "the report is asserted whole, as text and as JSON"
 _SESSION = "a session is the only way through it: real sockets, a fake backend"
-_PROCESS = "it acts on the whole process, so the gate runs as one"
 TESTED_ELSEWHERE = {
     "backend.arrival": ("backend/test_receiver.py", "a receiver is what drives arrivals"),
     "backend.blocking_connection": ("backend/test_connection.py", _FLAVOURS),
@@ -77,18 +76,13 @@ TESTED_ELSEWHERE = {
     "backend.demo_http": ("backend/test_demo.py", _PIECES),
     "backend.demo_pages": ("backend/test_demo.py", _PIECES),
     "backend.demo_websocket": ("backend/test_demo.py", _PIECES),
-    "gate.client": ("gate/test_session.py", _SESSION),
     "gate.context": ("gate/test_session.py", _SESSION),
     "gate.disposal": ("gate/test_session.py", _SESSION),
-    "gate.handshake": ("gate/test_session.py", _SESSION),
-    "gate.listener": ("e2e/test_bad_input.py", _PROCESS),
-    "gate.offload": ("e2e/test_handshakes.py", "it needs a kernel with kTLS"),
     "gate.states": ("gate/test_session.py", _SESSION),
     "gate.verdict": ("gate/test_session.py", _SESSION),
     "service.probe_advice": ("service/test_probe_report.py", _REPORT),
     "service.probe_findings": ("service/test_probe_report.py", _REPORT),
     "service.probe_text": ("service/test_probe_report.py", _REPORT),
-    "service.worker": ("e2e/test_handshakes.py", _PROCESS),
 }
 
 MAX_MODULE = 400  # lines
