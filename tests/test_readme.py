@@ -43,7 +43,9 @@ def test_every_tls_setting_is_documented(field):
     assert f"`{field}`" in README
 
 
-@pytest.mark.parametrize("default", ["10000", "`10s`, `10s`, `5s`", "`10m`", "32768, 100", "131072"])
+@pytest.mark.parametrize(
+    "default", ["10000", "`10s`, `10s`, `5s`", "`10m`", "32768, 100", "131072"]
+)
 def test_the_documented_limits_are_the_defaults(default):
     limits = config.Limits()
     spelled = {
