@@ -25,9 +25,8 @@ import math
 import socket
 
 import trio
-from OpenSSL import SSL
 
-from ..errors import RemoteProtocolError
+from ..errors import LocalProtocolError, RemoteProtocolError
 from ..kernel.records import recv_record, send_record
 from ..wire.http_head import HeadLimits, RequestHead, scan_head
 from ..wire.messages import CLOSE_NOTIFY, AlertDescription, HandshakeType, build_alert, parse_alert
@@ -126,8 +125,8 @@ class KernelClient:
     def _take_control_record(self) -> None:
         """Take the record that plain reads trip over (EIO) and judge it."""
         content_type, data = recv_record(self.sock, 16_384, socket.MSG_DONTWAIT)
-        if content_type == ContentType.ALERT:
-            alert = parse_alert(data[:2].ljust(2, b"\0"))
+        if content_type == ContentType.ALERT and len(data) == 2:
+            alert = parse_alert(data)
             if alert.description == AlertDescription.CLOSE_NOTIFY:
                 raise ClientGone("closed", "expected a request, got close_notify")
             if alert.is_fatal:
@@ -206,7 +205,7 @@ class RelayedClient:
 
     def _raise_failure(self) -> None:
         try:
-            self.records.receive_data(b"")
+            self.records.raise_failure()
         except RemoteProtocolError as exc:
             raise ClientGone("bad_record", str(exc)) from exc
 
@@ -261,7 +260,7 @@ class RelayedClient:
                 return
             try:
                 self._unsent += self.records.send_data(data)
-            except SSL.Error as exc:
+            except (RemoteProtocolError, LocalProtocolError) as exc:
                 raise BrokenPipeError(errno.EPIPE, "OpenSSL gave the connection up") from exc
             await self._flush()
 

@@ -383,6 +383,8 @@ class _Session:
         if self._state is State.EXPECT_DISPOSAL:  # cancelled, or crashed, in the middle
             self._give_up()
         self._sock.close()
+        if isinstance(self._client, RelayedClient):
+            self._client.records.forget()
         report = self.report
         report.duration_ms = round((trio.current_time() - self._accepted) * 1000, 3)
         metrics = self._context.metrics

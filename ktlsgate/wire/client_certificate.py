@@ -6,6 +6,7 @@ Names: https://httpd.apache.org/docs/2.4/mod/mod_ssl.html#envvars.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -30,10 +31,8 @@ def describe_client_certificate(certificate: x509.Certificate) -> tuple[tuple[by
         (b"SSL_CLIENT_VERIFY", b"SUCCESS"),
         (b"SSL_CLIENT_M_VERSION", b"%d" % (certificate.version.value + 1)),
         (b"SSL_CLIENT_M_SERIAL", b"%X" % certificate.serial_number),
-        (b"SSL_CLIENT_S_DN", _dn(certificate.subject)),
-        (b"SSL_CLIENT_S_DN_CN", _common_name(certificate.subject)),
-        (b"SSL_CLIENT_I_DN", _dn(certificate.issuer)),
-        (b"SSL_CLIENT_I_DN_CN", _common_name(certificate.issuer)),
+        *_names(b"SSL_CLIENT_S_DN", lambda: certificate.subject),
+        *_names(b"SSL_CLIENT_I_DN", lambda: certificate.issuer),
         (b"SSL_CLIENT_V_START", _openssl_time(_not_before(certificate))),
         (b"SSL_CLIENT_V_END", _openssl_time(_not_after(certificate))),
         *_alternative_names(certificate),
@@ -42,8 +41,13 @@ def describe_client_certificate(certificate: x509.Certificate) -> tuple[tuple[by
     return tuple((name, value.replace(b"\0", b"")) for name, value in names)
 
 
-def _dn(name: x509.Name) -> bytes:
-    return name.rfc4514_string().encode()
+def _names(prefix: bytes, read: Callable[[], x509.Name]) -> _Names:
+    """Name and common name of a party, empty where cryptography cannot read them."""
+    try:
+        name = read()
+        return [(prefix, name.rfc4514_string().encode()), (prefix + b"_CN", _common_name(name))]
+    except ValueError:
+        return [(prefix, b""), (prefix + b"_CN", b"")]
 
 
 def _common_name(name: x509.Name) -> bytes:

@@ -54,7 +54,6 @@ _REASONS = {
     "no suitable signature algorithm": "no_shared_signature_algorithm",
     "unsupported protocol": "unsupported_version",
     "version too low": "unsupported_version",
-    "wrong version number": "unsupported_version",
     "peer did not return a certificate": "no_client_certificate",
     "certificate verify failed": "client_certificate_rejected",
     "decryption failed or bad record mac": "bad_record",

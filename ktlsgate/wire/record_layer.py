@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from OpenSSL import SSL
 
-from ..errors import RemoteProtocolError
+from ..errors import LocalProtocolError, RemoteProtocolError
 
 __all__ = ["RecordLayer", "drain_output", "openssl_reason"]
 
@@ -82,10 +82,25 @@ class RecordLayer:
         """Encrypt: plaintext of any size in, whole records out.
 
         Raises:
-            SSL.Error: the connection failed before, or close_notify was sent.
+            RemoteProtocolError: the connection failed before.
+            LocalProtocolError: close_notify was sent already.
         """
-        self._connection.sendall(data)
+        try:
+            self._connection.sendall(data)
+        except SSL.Error as exc:
+            if self._error:
+                raise self._error from exc
+            raise LocalProtocolError("expected no more data after close_notify") from exc
         return drain_output(self._connection)
+
+    def raise_failure(self) -> None:
+        """Raise what `receive_data` kept back, if anything.
+
+        Raises:
+            RemoteProtocolError: nothing good will follow what was returned last.
+        """
+        if self._error:
+            raise self._error
 
     def data_to_send(self) -> bytes:
         """What OpenSSL wants to send by itself: alerts.
@@ -101,3 +116,13 @@ class RecordLayer:
         except SSL.Error:  # a connection that failed cannot say goodbye
             return b""
         return drain_output(self._connection)
+
+    def forget(self) -> None:
+        """Drop OpenSSL's object; a connection that did not fail can be resumed.
+
+        OpenSSL takes a session out of its cache when its connection ends without
+        being marked shut down; a cut of the transport is no reason for that.
+        """
+        if not self._error:
+            self._connection.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
+        del self._connection

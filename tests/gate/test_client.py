@@ -477,6 +477,9 @@ class FakeRecords:
             self.own += self._make()
         return data
 
+    def raise_failure(self):
+        pass
+
     def data_to_send(self):
         output, self.own = self.own, b""
         return output

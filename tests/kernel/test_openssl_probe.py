@@ -91,9 +91,18 @@ def run_without_site_packages(root: Path, code: str) -> str:
     return done.stdout
 
 
-def test_pyopenssls_absence_is_a_value() -> None:
+@pytest.fixture
+def alone(tmp_path: Path) -> Path:
+    """A folder with our package and no other, wherever it is installed."""
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    (folder / "ktlsgate").symlink_to(Path(ktlsgate.__file__).parent)
+    return folder
+
+
+def test_pyopenssls_absence_is_a_value(alone) -> None:
     output = run_without_site_packages(
-        Path(ktlsgate.__file__).parent.parent,
+        alone,
         "from ktlsgate.kernel.openssl_probe import probe_openssl\n"
         "from ktlsgate.kernel.probe import OffloadTable\n"
         "report = probe_openssl(OffloadTable.all())\n"
@@ -105,12 +114,12 @@ def test_pyopenssls_absence_is_a_value() -> None:
     )
 
 
-def test_a_broken_pyopenssl_is_a_value(tmp_path) -> None:
+def test_a_broken_pyopenssl_is_a_value(tmp_path, alone) -> None:
     """Mismatched versions of pyOpenSSL and cryptography fail with AttributeError on import."""
     (tmp_path / "OpenSSL.py").write_text("raise AttributeError('module lib has no X')")
     (tmp_path / "cryptography.py").write_text("__version__ = '1.2'")
     output = run_without_site_packages(
-        Path(ktlsgate.__file__).parent.parent,
+        alone,
         f"sys.path.insert(0, {str(tmp_path)!r})\n"
         "from ktlsgate.kernel.openssl_probe import probe_openssl\n"
         "from ktlsgate.kernel.probe import OffloadTable\n"

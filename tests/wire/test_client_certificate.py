@@ -151,3 +151,18 @@ def test_repeated_extension_is_survived():
     assert second in der
     repeated = x509.load_der_x509_certificate(der.replace(second, first))
     assert dict(describe_client_certificate(repeated))[b"SSL_CLIENT_S_DN_CN"] == b"alice"
+
+
+def test_a_name_that_cannot_be_read_is_empty_and_nothing_raises():
+    class Unreadable:
+        """A certificate whose subject is no text; one cannot be built on purpose."""
+
+        def __getattr__(self, attribute):
+            if attribute == "subject":
+                raise ValueError("error parsing asn1 value")
+            return getattr(real, attribute)
+
+    real = certificate()
+    names = dict(describe_client_certificate(Unreadable()))
+    assert names[b"SSL_CLIENT_S_DN"] == names[b"SSL_CLIENT_S_DN_CN"] == b""
+    assert names[b"SSL_CLIENT_I_DN"] == b"CN=root"

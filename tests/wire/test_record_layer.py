@@ -11,7 +11,8 @@ from helpers.memory_tls import Client, client_context, server_context, shake_han
 from helpers.properties import given, st
 from OpenSSL import SSL
 
-from ktlsgate.errors import RemoteProtocolError
+from ktlsgate.config import Tls
+from ktlsgate.errors import LocalProtocolError, RemoteProtocolError
 from ktlsgate.wire.ciphers import SUITES
 from ktlsgate.wire.crypto_info import TxCryptoInfo
 from ktlsgate.wire.handshake import Handshake
@@ -180,15 +181,18 @@ def test_failed_connection_says_no_goodbye_and_sends_no_data(version):
         records.receive_data(spoiled(client, b"x"))
     records.data_to_send()
     assert records.send_close_notify() == b""
-    with pytest.raises(SSL.Error):
+    with pytest.raises(RemoteProtocolError, match=r"^expected a TLS record, got "):
         records.send_data(b"x")
+    with pytest.raises(RemoteProtocolError, match=r"^expected a TLS record, got "):
+        records.raise_failure()
 
 
 def test_nothing_can_be_sent_after_our_close_notify(version):
     records, _ = connect(version)
     records.send_close_notify()
-    with pytest.raises(SSL.Error):
+    with pytest.raises(LocalProtocolError, match=r"^expected no more data after close_notify$"):
         records.send_data(b"x")
+    records.raise_failure()
     assert records.data_to_send() == b""
 
 
@@ -305,3 +309,30 @@ def test_reason_is_the_last_one_that_says_something(error, reason):
 
 def test_record_layer_has_no_room_for_more():
     assert not hasattr(RecordLayer.__new__(RecordLayer), "__dict__")
+
+
+def test_a_connection_that_was_cut_can_be_resumed_without_tickets():
+    context, clients = server_context(IDENTITY, Tls(tickets=False)), client_context("TLSv1.2")
+    client = Client(clients)
+    handshake = Handshake(context)
+    shake_hands(handshake, client)
+    handshake.into_record_layer().forget()  # no close_notify came or went
+    again = Client(clients, session=client.leave())
+    second = Handshake(context)
+    shake_hands(second, again)
+    assert second.established().facts.is_resumed
+
+
+def test_a_connection_that_failed_cannot_be_resumed_without_tickets():
+    context, clients = server_context(IDENTITY, Tls(tickets=False)), client_context("TLSv1.2")
+    client = Client(clients)
+    handshake = Handshake(context)
+    shake_hands(handshake, client)
+    records = handshake.into_record_layer()
+    with pytest.raises(RemoteProtocolError):
+        records.receive_data(spoiled(client, b"x"))
+    records.forget()
+    again = Client(clients, session=client.leave())
+    second = Handshake(context)
+    shake_hands(second, again)
+    assert not second.established().facts.is_resumed
