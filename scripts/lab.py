@@ -36,7 +36,7 @@ from lab_machine import LabError, enter_namespace, say, why_not_here
 from lab_roots import CHECKOUT, SUITES, Root, ready_root, root_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 NOT_RUN = 77  # automake's "skipped": no test runner uses it for anything else
 GUESTS_AT_ONCE = 2  # each keeps one processor busy
@@ -125,6 +125,15 @@ def summary(label: str, result: Result) -> str:
     return f"{label}: {end} | {' | '.join(words)} | {result.seconds:.0f} s"
 
 
+def suite_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that the tests themselves read, such as a seed or a count."""
+    return {
+        name: environ[name]
+        for name in ("KTLSGATE_FULL", "KTLSGATE_RANDOM", "KTLSGATE_SEED")
+        if name in environ
+    }
+
+
 async def run_tests(
     root: Root, python: str, arguments: argparse.Namespace, show: Callable[[str], None]
 ) -> Result:
@@ -138,7 +147,7 @@ async def run_tests(
             command=f"cd work; {facts}; {shlex.join(pytest)}",
             python=python,
             timeout=arguments.timeout,
-            exports={"PYTHONPATH": f"{inside}/site"},
+            exports={"PYTHONPATH": f"{inside}/site", **suite_settings(os.environ)},
         )
         return await boot(root, stage, job, show)
 

@@ -339,3 +339,8 @@ def test_expiry_of_an_index_is_read_where_it_has_one():
     stamp = roots.expiry("Suite: testing\nValid-Until: Fri, 06 Nov 2026 08:08:01 UTC\n")
     assert stamp.isoformat() == "2026-11-06T08:08:01+00:00"
     assert roots.expiry("Suite: stable\n") is None
+
+
+def test_guests_get_the_variables_that_the_tests_read_and_no_others():
+    environ = {"KTLSGATE_SEED": "7", "KTLSGATE_LAB": "/x", "HOME": "/root", "KTLSGATE_FULL": "1"}
+    assert lab.suite_settings(environ) == {"KTLSGATE_SEED": "7", "KTLSGATE_FULL": "1"}
