@@ -23,20 +23,19 @@ from dataclasses import dataclass
 from ..wire.ciphers import CipherSuite, Version
 from ..wire.crypto_info import RxCryptoInfo, TxCryptoInfo
 from ..wire.key_schedule import AeadKey, TrafficSecret
-from ..wire.messages import CLOSE_NOTIFY
+from ..wire.messages import CLOSE_NOTIFY, KEY_UPDATE
 from ..wire.records import HEADER_SIZE, ContentType
 from .ktls import KEY_REASONS, SOL_TLS, TLS_TX, attach_ulp, install_rx, install_tx
 from .records import recv_record, send_record
 from .trials import NOT_TRIED, TIMEOUT, Outcome, attempt, on_pair, recv_exactly
 
-__all__ = ["Feature", "FeatureName", "probe_features", "random_key"]
+__all__ = ["Feature", "FeatureName", "probe_features", "random_key", "try_feature"]
 
 # linux/tls.h: options beside the keys.
 _TLS_TX_ZEROCOPY_RO = 3
 _TLS_RX_EXPECT_NO_PAD = 4
 _TLS_TX_MAX_PAYLOAD_LEN = 5
 
-_KEY_UPDATE = b"\x18\x00\x00\x01\x00"  # RFC 8446 section 4.6.3: update_not_requested
 _TEXT = b"sixteen bytes..." * 64
 _SMALL_RECORD = 1000  # bytes of plaintext; any size well below 16384 shows the limit works
 _OVERHEAD = 25  # the most that sealing adds to it: 1.2 8 + 16, 1.3 1 + 16
@@ -120,9 +119,9 @@ def _control_records(bench: _Bench) -> str | None:
 def _rekey(bench: _Bench) -> str | None:
     bench.both()
     following = bench.secret.next_generation().derive_key()
-    send_record(bench.near, ContentType.HANDSHAKE, _KEY_UPDATE)
+    send_record(bench.near, ContentType.HANDSHAKE, KEY_UPDATE)
     install_tx(bench.near, TxCryptoInfo(suite=bench.suite, key=following, rec_seq=0))
-    if recv_record(bench.far, 64) != (ContentType.HANDSHAKE, _KEY_UPDATE):
+    if recv_record(bench.far, 64) != (ContentType.HANDSHAKE, KEY_UPDATE):
         return "the KeyUpdate did not come as it was sent"
     install_rx(bench.far, RxCryptoInfo(suite=bench.suite, key=following, rec_seq=0))
     bench.near.sendall(_TEXT)
@@ -236,15 +235,15 @@ _REASONS = {
     errno.EBUSY: KEY_REASONS[errno.EBUSY],
     errno.ENOPROTOOPT: "this kernel does not know the option",
 }
-_HASH_SIZES = {"sha256": 32, "sha384": 48}  # bytes
 
 
-def _try_feature(name: FeatureName, suite: CipherSuite) -> Outcome:
+def try_feature(name: FeatureName, suite: CipherSuite) -> Outcome:
+    """Try one feature with a suite that is known to work both ways; never raises."""
     if name in _TLS13_ONLY and suite.version is not Version.TLS13:
         return NOT_TRIED
 
     def body(near: socket.socket, far: socket.socket) -> Outcome:
-        secret = TrafficSecret(secret=os.urandom(48)[: _HASH_SIZES[suite.hash_name]], suite=suite)
+        secret = TrafficSecret(secret=os.urandom(suite.hash_size), suite=suite)
         is_tls13 = suite.version is Version.TLS13
         key = secret.derive_key() if is_tls13 else random_key(suite)
         bench = _Bench(near=near, far=far, suite=suite, secret=secret, key=key)
@@ -258,4 +257,4 @@ def probe_features(suite: CipherSuite) -> tuple[Feature, ...]:
 
     Never raises. Most of its time is the wait for poll's silence, 50 ms.
     """
-    return tuple(Feature(name=name, outcome=_try_feature(name, suite)) for name in FeatureName)
+    return tuple(Feature(name=name, outcome=try_feature(name, suite)) for name in FeatureName)

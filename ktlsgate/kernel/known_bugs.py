@@ -134,8 +134,8 @@ KNOWN_BUGS = (
     ),
     KnownBug(
         effect="a TLS 1.3 connection cannot be read any more after the client's KeyUpdate",
-        remedy="Run Linux 6.14 or later if clients upload more than a hundred gigabytes on one"
-        " connection; others do not send KeyUpdate",
+        remedy="Run Linux 6.14 or later, with share_secrets, if clients upload more than a"
+        " hundred gigabytes on one connection; others do not send KeyUpdate",
         last_bad=(6, 13),
         first_good=(6, 14),
         feature=FeatureName.REKEY,

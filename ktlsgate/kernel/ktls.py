@@ -2,6 +2,13 @@
 
 Rule: one system call a function. Source: Documentation/networking/tls.rst and
 include/uapi/linux/tls.h; the errno table was observed on Linux 6.1, 6.12 and 7.2.
+
+Rekeying is the same two calls once more (TLS 1.3, Linux 6.14 and later; EBUSY
+elsewhere). Sending: `install_tx` right behind the KeyUpdate record; what was sent
+before it, and what waits in an open record, is sealed with the old key. Receiving:
+once the KeyUpdate was read, the kernel decrypts nothing more (EKEYEXPIRED) until
+`install_rx`. It takes any key and number of the same cipher, so that what was given
+last can be given again.
 """
 
 from __future__ import annotations
@@ -12,7 +19,8 @@ import socket
 from collections.abc import Iterator
 
 from ..errors import CipherUnsupported, KtlsUnavailable
-from ..wire.crypto_info import RxCryptoInfo, TxCryptoInfo
+from ..wire.ciphers import CipherShape
+from ..wire.crypto_info import RxCryptoInfo, TxCryptoInfo, packed_size, parse_rec_seq
 
 __all__ = [
     "SOL_TLS",
@@ -24,6 +32,8 @@ __all__ = [
     "has_tx",
     "install_rx",
     "install_tx",
+    "rx_rec_seq",
+    "tx_rec_seq",
 ]
 
 TCP_ULP = 31  # linux/tcp.h; Python's socket module has no name for it before 3.12
@@ -76,7 +86,7 @@ def attach_ulp(sock: socket.socket) -> None:
 
 
 def install_tx(sock: socket.socket, info: TxCryptoInfo) -> None:
-    """Let the kernel encrypt what is sent from now on.
+    """Let the kernel encrypt what is sent from now on; called again, with the next key.
 
     Raises:
         CipherUnsupported: with the errno; the socket is as it was before.
@@ -88,11 +98,31 @@ def install_tx(sock: socket.socket, info: TxCryptoInfo) -> None:
 def install_rx(sock: socket.socket, info: RxCryptoInfo) -> None:
     """Let the kernel decrypt what is received from now on, queued bytes included.
 
+    Called again it is for what is received behind a KeyUpdate.
+
     Raises:
         CipherUnsupported: with the errno; the socket is as it was before.
     """
     with _refusals(CipherUnsupported, "cannot install the receiving key", KEY_REASONS):
         sock.setsockopt(SOL_TLS, TLS_RX, info.pack())
+
+
+def tx_rec_seq(sock: socket.socket, shape: CipherShape) -> int:
+    """Read how many records were sent under the current key.
+
+    Args:
+        sock: with a sending key.
+        shape: of the key's cipher; the kernel answers only to its exact size.
+
+    Raises:
+        OSError: it has no such key.
+    """
+    return parse_rec_seq(sock.getsockopt(SOL_TLS, TLS_TX, packed_size(shape)))
+
+
+def rx_rec_seq(sock: socket.socket, shape: CipherShape) -> int:
+    """Read how many records were decrypted under the current key; see `tx_rec_seq`."""
+    return parse_rec_seq(sock.getsockopt(SOL_TLS, TLS_RX, packed_size(shape)))
 
 
 def _is_installed(sock: socket.socket, direction: int) -> bool:

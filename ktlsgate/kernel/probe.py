@@ -24,7 +24,7 @@ from ..config import Offload
 from ..wire.ciphers import SUITES, CipherSuite, KernelCipher, Version
 from ..wire.crypto_info import RxCryptoInfo, TxCryptoInfo
 from ..wire.records import HEADER_SIZE, ContentType
-from .features import Feature, FeatureName, probe_features, random_key
+from .features import Feature, FeatureName, probe_features, random_key, try_feature
 from .ktls import KEY_REASONS, ULP_REASONS, attach_ulp, install_rx, install_tx
 from .system import SystemFacts, read_system_facts
 from .trials import DONE, NOT_TRIED, Outcome, attempt, on_pair, recv_exactly
@@ -78,10 +78,13 @@ class OffloadTable:
     Attributes:
         ulp: how attaching the upper layer protocol ended.
         cells: every version and cipher; empty when there is no ULP.
+        rekey: how following a KeyUpdate ended; `NOT_TRIED` where TLS 1.3 does not work
+            both ways.
     """
 
     ulp: Outcome
     cells: tuple[Cell, ...] = ()
+    rekey: Outcome = NOT_TRIED
 
     @classmethod
     def none(cls, reason: str) -> OffloadTable:
@@ -95,7 +98,7 @@ class OffloadTable:
             Cell(version=version, cipher=cipher, tx=DONE, rx=DONE, data=DONE)
             for version, cipher in _SUITES
         )
-        return cls(ulp=DONE, cells=tuple(cells))
+        return cls(ulp=DONE, cells=tuple(cells), rekey=DONE)
 
     def supports(self, suite: CipherSuite) -> Offload:
         """Say which directions work for the suite's version and cipher."""
@@ -103,6 +106,11 @@ class OffloadTable:
             if (cell.version, cell.cipher) == (suite.version, suite.cipher):
                 return cell.offload
         return Offload.NONE
+
+    @property
+    def can_rekey(self) -> bool:
+        """Whether TLS 1.3 keys can be replaced, as KeyUpdates want (Linux 6.14 and later)."""
+        return self.rekey.ok
 
     @property
     def best(self) -> Offload:
@@ -188,7 +196,16 @@ def probe_offload() -> OffloadTable:
     ulp = _try_ulp()
     if not ulp.ok:
         return OffloadTable(ulp=ulp)
-    return OffloadTable(ulp=ulp, cells=tuple(map(_try_suite, _SUITES.values())))
+    cells = tuple(map(_try_suite, _SUITES.values()))
+    return OffloadTable(ulp=ulp, cells=cells, rekey=_try_rekey(cells))
+
+
+def _try_rekey(cells: tuple[Cell, ...]) -> Outcome:
+    # The kernel's rekeying knows the version, not the cipher: one is enough.
+    for cell in cells:
+        if cell.version is Version.TLS13 and cell.offload is Offload.BOTH:
+            return try_feature(FeatureName.REKEY, _SUITES[cell.version, cell.cipher])
+    return NOT_TRIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

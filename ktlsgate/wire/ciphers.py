@@ -66,6 +66,9 @@ SHAPES = {
 }
 
 
+_HASH_SIZES = {"sha256": 32, "sha384": 48}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CipherSuite:
     """A suite: its name, its version, the kernel's cipher, the hash of its key schedule."""
@@ -79,6 +82,11 @@ class CipherSuite:
     def shape(self) -> CipherShape:
         """The sizes of its cipher."""
         return SHAPES[self.cipher]
+
+    @property
+    def hash_size(self) -> int:
+        """Bytes of its hash, and so of TLS 1.3's traffic secrets."""
+        return _HASH_SIZES[self.hash_name]
 
 
 _TLS13 = (

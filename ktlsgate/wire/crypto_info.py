@@ -13,10 +13,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from .ciphers import CipherSuite, Version
+from .ciphers import CipherShape, CipherSuite, Version
 from .key_schedule import AeadKey
 
-__all__ = ["CryptoInfo", "RxCryptoInfo", "TxCryptoInfo", "parse_rec_seq"]
+__all__ = ["CryptoInfo", "RxCryptoInfo", "TxCryptoInfo", "packed_size", "parse_rec_seq"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +56,11 @@ class RxCryptoInfo(CryptoInfo):
     """What we receive."""
 
     __slots__ = ()
+
+
+def packed_size(shape: CipherShape) -> int:
+    """Compute the size of a cipher's struct in bytes; getsockopt wants it exactly."""
+    return 4 + shape.iv + shape.key + shape.salt + 8
 
 
 def parse_rec_seq(packed: bytes) -> int:

@@ -39,6 +39,14 @@ The other way round a receiver that is done writes `FINISHED` before it ends its
 output in mode RELAY; without it the gate, too, calls the end a cut and sends no
 close_notify. A backend that never writes `RECEIVED` (nginx's dialect) has no
 verdict in either direction: all ends are plain ends.
+
+The secrets (invariant I5, amended). A receiver that is to follow KeyUpdates needs
+both current traffic secrets; keys are not enough, for the next ones come from the
+secrets. On a route with ``share_secrets``, for TLS 1.3 in mode BOTH on a kernel that
+can rekey, our dialect carries them in hexadecimal: ``KTLSGATE_TX_SECRET``, which a
+backend sends under (the server's), and ``KTLSGATE_RX_SECRET`` (the client's). They are
+written into the head and forgotten: here `Handoff` hides them from its ``repr``, and
+there they are split off at decoding, before applications see the names and values.
 """
 
 from __future__ import annotations
@@ -49,6 +57,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .http_head import RequestHead
+    from .key_schedule import TrafficSecrets
 
 __all__ = ["FINISHED", "RECEIVED", "Address", "Handoff", "Mode", "TlsFacts"]
 
@@ -101,6 +110,7 @@ class Handoff:
         local: the address and port that the client connected to.
         is_single: whether the connection must end after one response, because a
             later request could be meant for another route.
+        secrets: for a backend that is trusted with them, in our dialect only.
     """
 
     head: RequestHead
@@ -109,3 +119,4 @@ class Handoff:
     remote: Address
     local: Address
     is_single: bool
+    secrets: TrafficSecrets | None = field(default=None, repr=False)

@@ -10,17 +10,22 @@ In our dialect every name is unique, as SCGI demands: a repeated header is
 joined (RFC 9110 section 5.3: ", "; Cookie by "; ", RFC 6265 section 5.4). The
 header ``Proxy`` is left out, since ``HTTP_PROXY`` means something else to most
 HTTP clients that a backend may contain (httpoxy, CVE-2016-5385).
+
+Invariant I5: secrets are never among the names and values that a reader gives on, in
+no ``repr`` and no message; what the reader took is dropped when the head is whole.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..config import Dialect
 from ..errors import HandoffMalformed
+from .ciphers import SUITES, CipherSuite, Version
 from .handoff import Handoff, Mode, TlsFacts
+from .key_schedule import TrafficSecret, TrafficSecrets
 
 __all__ = ["MAX_HEAD", "HandoffReader", "ReceivedHead", "encode"]
 
@@ -28,6 +33,9 @@ PROTOCOL_VERSION = b"1"
 MAX_HEAD = 1 << 20  # no gate sends more: its head limit and a client chain fit often over
 _MAX_DIGITS = 7
 _PORT = re.compile(r"[0-9]{1,5}")
+# As the receiver uses them: it sends under the server's, and receives under the client's.
+_TX_SECRET = "KTLSGATE_TX_SECRET"  # noqa: S105 - a field's name
+_RX_SECRET = "KTLSGATE_RX_SECRET"  # noqa: S105
 
 _Pairs = list[tuple[bytes, bytes]]
 
@@ -84,6 +92,16 @@ def _our_block(handoff: Handoff) -> _Pairs:
         (b"KTLSGATE", PROTOCOL_VERSION),
         (b"KTLSGATE_MODE", handoff.mode.value.encode()),
         (b"KTLSGATE_KEEPALIVE", b"single" if handoff.is_single else b"own"),
+        *_secret_names(handoff),
+    ]
+
+
+def _secret_names(handoff: Handoff) -> _Pairs:
+    if handoff.secrets is None:
+        return []
+    return [
+        (_TX_SECRET.encode(), handoff.secrets.tx.secret.hex().encode()),
+        (_RX_SECRET.encode(), handoff.secrets.rx.secret.hex().encode()),
     ]
 
 
@@ -126,9 +144,11 @@ class ReceivedHead:
     Attributes:
         environ: every name and value, decoded as Latin-1 so that no byte is lost
             (WSGI's rule, PEP 3333). A repeated name keeps its last value.
+        secrets: what following KeyUpdates takes, if the gate shares it; not in ``environ``.
     """
 
     environ: Mapping[str, str]
+    secrets: TrafficSecrets | None = field(default=None, repr=False)
 
     @property
     def mode(self) -> Mode:
@@ -208,10 +228,12 @@ class HandoffReader:
         words = self._buffer[start:-1].decode("latin-1").split("\0")
         if len(words) % 2 == 0 or words.pop() != "":
             raise HandoffMalformed("expected pairs of name and value, got an odd number of words")
+        self._buffer = b""
         environ = dict(zip(words[::2], words[1::2], strict=True))
+        shared = environ.pop(_TX_SECRET, None), environ.pop(_RX_SECRET, None)
         head = ReceivedHead(environ)
         _check(head, first=words[0] if words else "")
-        return head
+        return ReceivedHead(environ, _read_secrets(head, *shared))
 
 
 def _check(head: ReceivedHead, *, first: str) -> None:
@@ -235,6 +257,29 @@ def _check(head: ReceivedHead, *, first: str) -> None:
     except ValueError:
         named = head.environ["KTLSGATE_MODE"]
         raise HandoffMalformed(f"expected a known KTLSGATE_MODE, got {named[:32]!r}") from None
+
+
+def _read_secrets(head: ReceivedHead, tx: str | None, rx: str | None) -> TrafficSecrets | None:
+    """Take the secrets, which no message may show."""
+    if tx is None and rx is None:
+        return None
+    suite = SUITES.get(head.environ.get("SSL_CIPHER", ""))
+    if suite is None or suite.version is not Version.TLS13 or head.mode is not Mode.BOTH:
+        raise HandoffMalformed(
+            f"expected secrets with TLS 1.3 in mode both, got some in mode {head.mode.value}"
+            f" with {head.environ.get('SSL_CIPHER', 'no SSL_CIPHER')[:64]!r}"
+        )
+    return TrafficSecrets(
+        tx=_read_secret(_TX_SECRET, tx, suite), rx=_read_secret(_RX_SECRET, rx, suite)
+    )
+
+
+def _read_secret(name: str, text: str | None, suite: CipherSuite) -> TrafficSecret:
+    size = suite.hash_size
+    if text is None or not re.fullmatch(rf"[0-9a-f]{{{2 * size}}}", text):
+        what = "a head without it" if text is None else "another text, which is not shown"
+        raise HandoffMalformed(f"expected {size} bytes in hexadecimal as {name}, got {what}")
+    return TrafficSecret(secret=bytes.fromhex(text), suite=suite)
 
 
 _REQUIRED = (

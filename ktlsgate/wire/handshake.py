@@ -23,7 +23,9 @@ TLS 1.2 with AES also carries on the explicit nonce: OpenSSL starts at a random
 increments what it is given, so it is given that number plus one. Starting
 elsewhere could repeat a nonce under one key, which breaks GCM.
 
-Keys exist only between `derive_keys` and the kernel's setsockopt (invariant I5).
+Keys exist only between `derive_keys` and the kernel's setsockopt, and secrets only
+until `forget` (invariant I5); who shares them with a backend takes them before that,
+by `traffic_secrets`.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from .client_certificate import describe_client_certificate
 from .client_hello import FirstBytes, HelloReader, classify_first_bytes
 from .crypto_info import RxCryptoInfo, TxCryptoInfo
 from .handoff import TlsFacts
-from .key_schedule import TrafficSecret, derive_key_block
+from .key_schedule import TrafficSecret, TrafficSecrets, derive_key_block
 from .keylog import CLIENT_TRAFFIC_SECRET, SERVER_TRAFFIC_SECRET
 from .openssl_extra import is_session_reused
 from .record_layer import RecordLayer, drain_output, openssl_reason
@@ -246,11 +248,18 @@ class Handshake:
         return self._derive_tls12(suite)
 
     def _derive_tls13(self, suite: CipherSuite) -> tuple[TxCryptoInfo, RxCryptoInfo]:
-        ours = TrafficSecret(secret=self._secrets[SERVER_TRAFFIC_SECRET], suite=suite)
-        theirs = TrafficSecret(secret=self._secrets[CLIENT_TRAFFIC_SECRET], suite=suite)
+        secrets = self.traffic_secrets(suite)
+        tx, rx = secrets.tx.derive_key(), secrets.rx.derive_key()
         return (
-            TxCryptoInfo(suite=suite, key=ours.derive_key(), rec_seq=self._sent_under_key or 0),
-            RxCryptoInfo(suite=suite, key=theirs.derive_key(), rec_seq=0),
+            TxCryptoInfo(suite=suite, key=tx, rec_seq=self._sent_under_key or 0),
+            RxCryptoInfo(suite=suite, key=rx, rec_seq=0),
+        )
+
+    def traffic_secrets(self, suite: CipherSuite) -> TrafficSecrets:
+        """Give the application traffic secrets of an established TLS 1.3 handshake."""
+        return TrafficSecrets(
+            tx=TrafficSecret(secret=self._secrets[SERVER_TRAFFIC_SECRET], suite=suite),
+            rx=TrafficSecret(secret=self._secrets[CLIENT_TRAFFIC_SECRET], suite=suite),
         )
 
     def _derive_tls12(self, suite: CipherSuite) -> tuple[TxCryptoInfo, RxCryptoInfo]:

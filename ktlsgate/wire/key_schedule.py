@@ -15,7 +15,10 @@ The extended master secret (RFC 7627) changes how the master secret came to be,
 not what follows from it. ``hmac.digest`` is OpenSSL underneath and, measured,
 2 µs a call cheaper than HKDF objects.
 
-Invariant I5: secrets and keys are in no ``repr``, log line or exception.
+Invariant I5: secrets and keys are in no ``repr``, log line or exception. They are
+dropped when the keys are in the kernel, with one exception, which the operator asks
+for by ``share_secrets``: `TrafficSecrets` goes to a backend, so that it can follow
+KeyUpdates.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from dataclasses import dataclass, field
 
 from .ciphers import CipherShape, CipherSuite
 
-__all__ = ["AeadKey", "TrafficSecret", "derive_key_block", "expand_label"]
+__all__ = ["AeadKey", "TrafficSecret", "TrafficSecrets", "derive_key_block", "expand_label"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,19 @@ class TrafficSecret:
         """Compute the secret that follows a KeyUpdate (RFC 8446 section 7.2)."""
         secret = expand_label(self.secret, b"traffic upd", len(self.secret), self.suite.hash_name)
         return TrafficSecret(secret=secret, suite=self.suite)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficSecrets:
+    """Both directions' current secrets of one TLS 1.3 connection, as a server sees them.
+
+    Attributes:
+        tx: of what we send, the server's.
+        rx: of what we receive, the client's.
+    """
+
+    tx: TrafficSecret = field(repr=False)
+    rx: TrafficSecret = field(repr=False)
 
 
 def _prf(secret: bytes, seed: bytes, length: int, hash_name: str) -> bytes:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 __all__ = [
     "CLOSE_NOTIFY",
+    "KEY_UPDATE",
+    "KEY_UPDATE_REQUESTED",
     "NO_RENEGOTIATION",
     "Alert",
     "AlertDescription",
@@ -96,3 +98,7 @@ def build_alert(description: AlertDescription, *, is_fatal: bool) -> bytes:
 
 CLOSE_NOTIFY = build_alert(AlertDescription.CLOSE_NOTIFY, is_fatal=False)
 NO_RENEGOTIATION = build_alert(AlertDescription.NO_RENEGOTIATION, is_fatal=False)
+
+# RFC 8446 section 4.6.3: update_not_requested, and update_requested.
+KEY_UPDATE = bytes((HandshakeType.KEY_UPDATE, 0, 0, 1, 0))
+KEY_UPDATE_REQUESTED = bytes((HandshakeType.KEY_UPDATE, 0, 0, 1, 1))

@@ -36,7 +36,6 @@ _AEADS = {
     KernelCipher.AES_CCM_128: aead.AESCCM,  # tags of 16 bytes by default
     KernelCipher.CHACHA20_POLY1305: aead.ChaCha20Poly1305,
 }
-_HASH_SIZES = {"sha256": 32, "sha384": 48}
 
 
 @functools.cache
@@ -58,6 +57,13 @@ def require_ktls(suite: CipherSuite | None = None, offload: Offload = Offload.BO
         return
     what = "" if suite is None else f" for {suite.version.label} {suite.cipher.name}"
     pytest.skip(f"no kTLS{what}: {table.ulp_reason or found.value + ' only'}")
+
+
+def require_rekey(suite: CipherSuite | None = None) -> None:
+    """Skip the test, with the probe's reason, unless the kernel can replace TLS 1.3 keys."""
+    require_ktls(suite)
+    if not kernel_table().can_rekey:
+        pytest.skip(f"no rekeying: {kernel_table().rekey.reason}")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -190,7 +196,7 @@ def _random_key(secret: TrafficSecret) -> AeadKey:
 
 
 def _random_secret(suite: CipherSuite) -> TrafficSecret:
-    return TrafficSecret(secret=os.urandom(_HASH_SIZES[suite.hash_name]), suite=suite)
+    return TrafficSecret(secret=os.urandom(suite.hash_size), suite=suite)
 
 
 @contextlib.contextmanager

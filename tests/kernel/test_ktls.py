@@ -6,7 +6,7 @@ import errno
 import socket
 
 import pytest
-from helpers.ktls import KERNEL_SUITES, TLS13, ktls_pair, require_ktls
+from helpers.ktls import KERNEL_SUITES, TLS13, kernel_table, ktls_pair, require_ktls
 
 from ktlsgate.config import Offload
 from ktlsgate.errors import CipherUnsupported, KtlsUnavailable
@@ -21,6 +21,8 @@ from ktlsgate.kernel.ktls import (
     has_tx,
     install_rx,
     install_tx,
+    rx_rec_seq,
+    tx_rec_seq,
 )
 from ktlsgate.kernel.trials import loopback_pair
 from ktlsgate.wire.crypto_info import RxCryptoInfo, TxCryptoInfo, parse_rec_seq
@@ -218,3 +220,29 @@ def test_kernel_and_python_agree_on_every_cipher_in_both_directions(suite) -> No
         size = len(TxCryptoInfo(suite=suite, key=peer.receives.key, rec_seq=0).pack())
         assert parse_rec_seq(sock.getsockopt(SOL_TLS, TLS_TX, size)) == 4
         assert parse_rec_seq(sock.getsockopt(SOL_TLS, TLS_RX, size)) == 4
+
+
+def test_record_numbers_are_read_in_each_direction() -> None:
+    with ktls_pair(TLS13, rec_seq=5) as (sock, peer):
+        sock.sendall(b"x")
+        assert tx_rec_seq(sock, TLS13.shape) == 6
+        assert rx_rec_seq(sock, TLS13.shape) == 5
+        peer.send(b"y")
+        assert sock.recv(1) == b"y"
+        assert rx_rec_seq(sock, TLS13.shape) == 6
+
+
+@pytest.mark.parametrize("suite", [TLS13, *KERNEL_SUITES], ids=lambda suite: suite.name)
+def test_keys_are_replaced_where_the_probe_says_so_and_refused_elsewhere(suite) -> None:
+    with ktls_pair(suite) as (sock, peer):
+        following = TxCryptoInfo(suite=suite, key=peer.receives.key, rec_seq=0)
+        if suite.version is TLS13.version and kernel_table().can_rekey:
+            install_tx(sock, following)
+            sock.sendall(b"x")
+            assert peer.recv() == (23, b"x")
+            return
+        with pytest.raises(CipherUnsupported) as caught:
+            install_tx(sock, following)
+        assert caught.value.errno == errno.EBUSY
+        sock.sendall(b"x")
+        assert peer.recv() == (23, b"x")

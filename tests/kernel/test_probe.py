@@ -195,3 +195,15 @@ def test_the_probe_needs_nothing_but_python() -> None:
 def test_every_cipher_of_the_table_works_on_the_kernels_that_were_observed(suite) -> None:
     require_ktls()
     assert kernel_table().supports(suite) is Offload.BOTH
+
+
+def test_only_a_table_whose_trial_succeeded_can_rekey() -> None:
+    assert OffloadTable.all().can_rekey
+    assert not OffloadTable.none("why").can_rekey
+    assert not table(cell()).can_rekey
+
+
+def test_the_quick_probe_knows_whether_keys_can_be_replaced() -> None:
+    require_ktls()
+    found = probe_kernel()
+    assert found.offload.rekey == found.feature(FeatureName.REKEY)

@@ -8,7 +8,13 @@ import sys
 import pytest
 
 from ktlsgate.wire.ciphers import SUITES
-from ktlsgate.wire.crypto_info import CryptoInfo, RxCryptoInfo, TxCryptoInfo, parse_rec_seq
+from ktlsgate.wire.crypto_info import (
+    CryptoInfo,
+    RxCryptoInfo,
+    TxCryptoInfo,
+    packed_size,
+    parse_rec_seq,
+)
 from ktlsgate.wire.key_schedule import AeadKey
 
 KEY = bytes(range(0x40, 0x60))
@@ -50,7 +56,7 @@ def test_struct_is_laid_out_as_the_kernel_reads_it(
 ):
     packed = info(name, kind).pack()
     assert packed == host(version) + host(cipher) + iv + KEY[:key] + salt + REC_SEQ_BYTES
-    assert len(packed) == size
+    assert len(packed) == size == packed_size(SUITES[name].shape)
 
 
 def test_explicit_nonce_is_zero_unless_given():

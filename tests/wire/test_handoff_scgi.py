@@ -10,9 +10,11 @@ from helpers.properties import given, st
 
 from ktlsgate.config import Dialect
 from ktlsgate.errors import HandoffMalformed
+from ktlsgate.wire.ciphers import SUITES
 from ktlsgate.wire.handoff import Handoff, Mode, TlsFacts
 from ktlsgate.wire.handoff_scgi import MAX_HEAD, HandoffReader, ReceivedHead, encode
 from ktlsgate.wire.http_head import HeadLimits, scan_head
+from ktlsgate.wire.key_schedule import TrafficSecret, TrafficSecrets
 
 REQUEST = (
     b"GET /a%20b?x=1&y=%2f HTTP/1.1\r\n"
@@ -435,3 +437,103 @@ def test_largest_head_passes():
     encoded = netstring(*REQUIRED, (b"HTTP_X", filler))
     assert encoded.startswith(b"1048576:")
     assert read(encoded).environ["HTTP_X"] == filler.decode()
+
+
+# The secrets (invariant I5)
+
+SUITE = SUITES["TLS_AES_256_GCM_SHA384"]
+TX, RX = bytes(range(48)), bytes(range(100, 148))
+SECRETS = TrafficSecrets(
+    tx=TrafficSecret(secret=TX, suite=SUITE), rx=TrafficSecret(secret=RX, suite=SUITE)
+)
+
+
+def test_secrets_are_two_names_of_our_dialect_behind_its_others():
+    encoded = encode(handoff(secrets=SECRETS), Dialect.KTLSGATE)
+    names = [name for name, _ in pairs_of(encoded)]
+    at = names.index(b"KTLSGATE_KEEPALIVE")
+    assert names[at + 1 : at + 3] == [b"KTLSGATE_TX_SECRET", b"KTLSGATE_RX_SECRET"]
+    pairs = dict(pairs_of(encoded))
+    assert pairs[b"KTLSGATE_TX_SECRET"] == TX.hex().encode()
+    assert pairs[b"KTLSGATE_RX_SECRET"] == RX.hex().encode()
+
+
+def test_without_secrets_the_head_has_no_such_names():
+    assert not [name for name in ours() if b"SECRET" in name]
+
+
+def test_nginxs_dialect_never_carries_secrets():
+    assert encode(handoff(secrets=SECRETS), Dialect.NGINX) == encode(handoff(), Dialect.NGINX)
+
+
+def test_secrets_are_read_back_apart_from_the_names_and_values():
+    head = read(encode(handoff(secrets=SECRETS), Dialect.KTLSGATE))
+    assert head.secrets == SECRETS
+    assert head.environ == read(encode(handoff(), Dialect.KTLSGATE)).environ
+    assert read(encode(handoff(), Dialect.KTLSGATE)).secrets is None
+
+
+def test_i5_no_text_shows_a_secret_and_the_reader_keeps_none():
+    encoded = encode(handoff(secrets=SECRETS), Dialect.KTLSGATE)
+    reader = HandoffReader()
+    position, head = 0, None
+    while head is None:
+        piece = encoded[position : position + reader.wanted]
+        position += len(piece)
+        head = reader.receive_data(piece)
+    texts = repr((head, head.secrets, SECRETS, handoff(secrets=SECRETS), reader._buffer))
+    for secret in (TX, RX):
+        assert secret.hex() not in texts
+        assert repr(secret)[2:-1] not in texts
+
+
+def head_with(**changes):
+    pairs = dict(pairs_of(encode(handoff(secrets=SECRETS), Dialect.KTLSGATE)))
+    pairs |= {name.encode(): value for name, value in changes.items()}
+    return netstring(*[(name, value) for name, value in pairs.items() if value is not None])
+
+
+NOT_SHOWN = (
+    "expected 48 bytes in hexadecimal as KTLSGATE_RX_SECRET, got another text, which is not shown"
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"KTLSGATE_TX_SECRET": None},
+            "expected 48 bytes in hexadecimal as KTLSGATE_TX_SECRET, got a head without it",
+        ),
+        ({"KTLSGATE_RX_SECRET": b"5a" * 32}, NOT_SHOWN),
+        ({"KTLSGATE_RX_SECRET": b"5A" * 48}, NOT_SHOWN),
+        ({"KTLSGATE_RX_SECRET": b""}, NOT_SHOWN),
+        ({"KTLSGATE_RX_SECRET": b"5a" * 48 + b"\n"}, NOT_SHOWN),
+        (
+            {"KTLSGATE_MODE": b"tx"},
+            (
+                "expected secrets with TLS 1.3 in mode both, got some in mode tx"
+                " with 'TLS_AES_256_GCM_SHA384'"
+            ),
+        ),
+        (
+            {"SSL_CIPHER": b"ECDHE-RSA-AES128-GCM-SHA256"},
+            (
+                "expected secrets with TLS 1.3 in mode both, got some in mode both"
+                " with 'ECDHE-RSA-AES128-GCM-SHA256'"
+            ),
+        ),
+        (
+            {"SSL_CIPHER": None},
+            (
+                "expected secrets with TLS 1.3 in mode both, got some in mode both"
+                " with 'no SSL_CIPHER'"
+            ),
+        ),
+    ],
+)
+def test_i5_secrets_that_no_gate_sends_are_refused_and_not_shown(changes, message):
+    with pytest.raises(HandoffMalformed) as caught:
+        read(head_with(**changes))
+    assert str(caught.value) == message
+    assert "5a5a" not in str(caught.value)

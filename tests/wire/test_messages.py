@@ -6,6 +6,8 @@ import pytest
 
 from ktlsgate.wire.messages import (
     CLOSE_NOTIFY,
+    KEY_UPDATE,
+    KEY_UPDATE_REQUESTED,
     NO_RENEGOTIATION,
     Alert,
     AlertDescription,
@@ -27,6 +29,8 @@ def test_handshake_types_have_the_numbers_of_the_rfc():
 def test_constants_are_the_bytes_of_the_wire():
     assert CLOSE_NOTIFY == b"\x01\x00"
     assert NO_RENEGOTIATION == b"\x01\x64"
+    assert KEY_UPDATE == b"\x18\x00\x00\x01\x00"
+    assert KEY_UPDATE_REQUESTED == b"\x18\x00\x00\x01\x01"
 
 
 @pytest.mark.parametrize(("is_fatal", "level"), [(True, 2), (False, 1)])
