@@ -171,13 +171,17 @@ class Route:
 
     ``hosts`` are lower-case names without port, ``*.example.com`` for every
     name below, ``*`` for all. ``path`` is a prefix that ends at a segment:
-    ``/app`` matches ``/app`` and ``/app/x``, not ``/apple``.
+    ``/app`` matches ``/app`` and ``/app/x``, not ``/apple``. ``share_secrets``
+    gives the backend the TLS 1.3 traffic secrets, where the kernel can rekey, so
+    that it can follow KeyUpdates. Whoever has them can decrypt all that the
+    connection carries, from its first request to its last byte.
     """
 
     hosts: tuple[str, ...] = ("*",)
     path: str = "/"
     backend: Backend
     keepalive: Keepalive = Keepalive.AUTO
+    share_secrets: bool = False  # the gate gives away no more than it is asked to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

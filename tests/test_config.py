@@ -104,6 +104,7 @@ def test_route_takes_everything_unless_told():
         "path": "/",
         "backend": APP,
         "keepalive": Keepalive.AUTO,
+        "share_secrets": False,
     }
 
 

@@ -30,6 +30,7 @@ class SessionContext:
         most: the most that the operator allows it to.
         routes: in the order of matching.
         singles: by route, whether its connections end after one response.
+        keeps_secrets: whether any route shares them, so that they outlive the handshake.
         limits: bounds in seconds and bytes.
         head_limits: the part of them that the head scanner takes.
         metrics: counters of the process.
@@ -42,6 +43,7 @@ class SessionContext:
     most: Offload
     routes: tuple[Route, ...]
     singles: tuple[bool, ...]
+    keeps_secrets: bool
     limits: Limits
     head_limits: HeadLimits
     metrics: Metrics
@@ -67,6 +69,7 @@ class SessionContext:
             most=Offload.NONE if listener.ktls is KtlsPolicy.OFF else listener.offload,
             routes=routes,
             singles=tuple(is_single(route, routes) for route in routes),
+            keeps_secrets=any(route.share_secrets for route in routes),
             limits=limits,
             head_limits=HeadLimits(
                 max_bytes=limits.max_header_bytes, max_count=limits.max_header_count

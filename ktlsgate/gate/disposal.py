@@ -2,7 +2,8 @@
 
 Keeps invariant I1 together with `ktlsgate.gate.handoff`: no checkpoint stands
 between the acknowledgement and the return of `give_away`, so its caller knows who
-the owner is, whatever is cancelled when.
+the owner is, whatever is cancelled when. Keeps I5: the handoff is encoded before the
+first wait, and let go of, so that its secrets are in the head alone.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ async def give_away(
     """Hand a connection over, and relay where the kernel holds less.
 
     Args:
-        handoff: all that the backend is told.
+        handoff: all that the backend is told; no reference to it is kept here.
         backend: where to.
         client: its socket stays the caller's to close.
         trailing: what was decrypted behind the head.
@@ -59,8 +60,9 @@ async def give_away(
 
     Cancellation: see `ktlsgate.gate.handoff.hand_off`.
     """
-    head = encode(handoff, backend.dialect)
-    if handoff.mode in (Mode.PLAIN, Mode.BOTH):
+    mode, head = handoff.mode, encode(handoff, backend.dialect)
+    del handoff
+    if mode in (Mode.PLAIN, Mode.BOTH):
         await _pass_client(backend, head, client.sock)
         return None
     if not isinstance(client, RelayedClient):
@@ -69,7 +71,7 @@ async def give_away(
         "idle_timeout": idle_timeout,
         "has_verdicts": backend.dialect is Dialect.KTLSGATE,
     }
-    if handoff.mode is Mode.TX:
+    if mode is Mode.TX:
         unix = await hand_off(backend, head, client.sock, keeps_open=True)
         return functools.partial(relay_input, client, unix, trailing, **terms)
     ours, unix = await _pass_pair(backend, head)

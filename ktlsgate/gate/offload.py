@@ -12,15 +12,16 @@ refused after TX, OpenSSL goes on receiving and the kernel sends.
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ..config import Offload
 from ..errors import KtlsUnavailable
 from ..kernel.ktls import has_rx, has_tx, install_rx, install_tx
-from ..wire.ciphers import CipherSuite
+from ..wire.ciphers import CipherSuite, Version
 from ..wire.crypto_info import RxCryptoInfo
 from ..wire.handshake import Established, Handshake
+from ..wire.key_schedule import TrafficSecrets
 from ..wire.record_layer import RecordLayer
 
 __all__ = ["OffloadTable", "Offloaded", "offload"]
@@ -32,6 +33,10 @@ class OffloadTable(Protocol):
     @property
     def ulp_reason(self) -> str:
         """Why nothing can be offloaded here, in words; empty when something can."""
+
+    @property
+    def can_rekey(self) -> bool:
+        """Whether this kernel can follow KeyUpdates."""
 
     def supports(self, suite: CipherSuite) -> Offload:
         """Which directions this kernel does for a suite."""
@@ -46,12 +51,18 @@ class Offloaded:
         reason: why it is not more, one word for counters; empty when it is all.
         detail: the same in words.
         records: OpenSSL's record layer for what the kernel does not hold; None for BOTH.
+        secrets: kept for a backend that can rekey, by wish only (invariant I5).
     """
 
     offload: Offload
     reason: str = ""
     detail: str = ""
     records: RecordLayer | None = None
+    secrets: TrafficSecrets | None = field(default=None, repr=False)
+
+    def release_secrets(self) -> tuple[Offloaded, TrafficSecrets | None]:
+        """Part from the secrets: the same without them, and they, for one use."""
+        return replace(self, secrets=None), self.secrets
 
 
 def _refusal(
@@ -83,6 +94,7 @@ def offload(
     table: OffloadTable,
     most: Offload,
     ulp_reason: str = "",
+    keeps_secrets: bool = False,
 ) -> Offloaded:
     """Move as much of a connection into the kernel as kernel, client and operator allow.
 
@@ -93,6 +105,8 @@ def offload(
         table: what the kernel can do.
         most: the operator's bound.
         ulp_reason: why the ULP could not be attached to this socket.
+        keeps_secrets: whether some backend may be given them: kept then for TLS 1.3 in
+            both directions on a kernel that can rekey.
     """
     reason = _refusal(handshake, established, table, most, ulp_reason)
     if reason:
@@ -101,13 +115,18 @@ def offload(
     if suite is None:
         raise AssertionError("a suite without a kernel cipher is refused above")
     tx, rx = handshake.derive_keys(suite)
+    can_rekey = suite.version is Version.TLS13 and table.can_rekey
+    secrets = handshake.traffic_secrets(suite) if keeps_secrets and can_rekey else None
     try:
         install_tx(sock, tx)
     except KtlsUnavailable as exc:
         return _keep_all(handshake, "key_refused", str(exc))
     if not has_tx(sock):
         raise AssertionError("the kernel took the sending key and does not have it")
-    return _offload_rx(sock, handshake, rx, _bound(table.supports(suite), most))
+    offloaded = _offload_rx(sock, handshake, rx, _bound(table.supports(suite), most))
+    if offloaded.offload is Offload.BOTH:
+        return replace(offloaded, secrets=secrets)
+    return offloaded
 
 
 def _bound(able: Offload, most: Offload) -> Offload:

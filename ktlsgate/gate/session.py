@@ -214,6 +214,7 @@ class _Session:
             table=context.table,
             most=context.most,
             ulp_reason=self._ulp_reason,
+            keeps_secrets=context.keeps_secrets,
         )
         self._take_offloaded(offloaded)
         return True
@@ -310,28 +311,33 @@ class _Session:
         return None
 
     async def _give_away(self, head: RequestHead, trailing: bytes, route: Route) -> None:
-        context = self._context
         client = self._client
         if client is None:
             raise AssertionError("a head was read from somebody")
-        handoff = Handoff(
+        relay = await give_away(
+            self._make_handoff(head, route),
+            route.backend,
+            client,
+            trailing,
+            idle_timeout=self._context.limits.relay_idle_timeout,
+        )
+        self._acknowledge(Step.RELAY_STARTED if relay else Step.HANDOFF_ACKNOWLEDGED)
+        if relay:
+            self._ending = functools.partial(self._run_relay, relay)
+
+    def _make_handoff(self, head: RequestHead, route: Route) -> Handoff:
+        """Collect what the backend is told; it takes our copy of the secrets with it."""
+        context = self._context
+        self._offloaded, secrets = self._offloaded.release_secrets()
+        return Handoff(
             head=head,
             mode=_MODES[self._offloaded.offload] if self._tls else Mode.PLAIN,
             tls=self._tls,
             remote=self._remote,
             local=unmap_address(self._sock.getsockname()),
             is_single=context.singles[context.routes.index(route)],
+            secrets=secrets if route.share_secrets else None,
         )
-        relay = await give_away(
-            handoff,
-            route.backend,
-            client,
-            trailing,
-            idle_timeout=context.limits.relay_idle_timeout,
-        )
-        self._acknowledge(Step.RELAY_STARTED if relay else Step.HANDOFF_ACKNOWLEDGED)
-        if relay:
-            self._ending = functools.partial(self._run_relay, relay)
 
     def _acknowledge(self, step: Step) -> None:
         """The backend has it (invariant I1): no deadline of ours counts any more."""

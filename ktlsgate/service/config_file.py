@@ -66,6 +66,7 @@ _ROUTE = Shape(
         "path": names.route_path,
         "backend": values.plain_text,
         "keepalive": values.enumerated(config.Keepalive),
+        "share_secrets": values.boolean,
     },
     required=("backend",),
 )

@@ -47,6 +47,10 @@ def check_routes(routes: Sequence[config.Route]) -> Iterator[tuple[int, str, str
         if route.keepalive is config.Keepalive.OWN and (why := _not_whole(routes, index)):
             so = "so a later request on the same connection would slip past the routes"
             yield index, "keepalive", f'expected "auto" or "single", got "own": {why}, {so}'
+        if route.share_secrets and route.backend.dialect is config.Dialect.NGINX:
+            name = quote(route.backend.name)
+            why = f'the dialect "nginx" of backend {name} has no fields for secrets'
+            yield index, "share_secrets", f"expected false, got true: {why}"
 
 
 def _hiding(earlier: Sequence[config.Route], route: config.Route) -> list[int]:

@@ -48,7 +48,8 @@ def routes(*tables):
         "listen = [{ address = ':1', tls = false }]\n"
     )
     return head + "\n".join(
-        "[[route]]\n" + re.sub(", (?=[a-z]+ =)", "\n", table.removesuffix(", ")) for table in tables
+        "[[route]]\n" + re.sub(", (?=[a-z_]+ =)", "\n", table.removesuffix(", "))
+        for table in tables
     )
 
 
@@ -108,6 +109,7 @@ keepalive = "single"
 
 [[route]]
 backend = "b.2"
+share_secrets = true
 
 [backend.app]
 address = "unix:run/app.sock"

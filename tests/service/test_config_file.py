@@ -51,7 +51,10 @@ def test_every_key_reaches_its_value():
                 backend=app,
                 keepalive=config.Keepalive.SINGLE,
             ),
-            config.Route(backend=config.Backend(name="b.2", address="@two", peer_uid=0)),
+            config.Route(
+                backend=config.Backend(name="b.2", address="@two", peer_uid=0),
+                share_secrets=True,
+            ),
         ),
         certificate=config.Certificate(file="/etc/ktlsgate/a.pem", key="/secret/a.key"),
         tls=config.Tls(

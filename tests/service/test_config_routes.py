@@ -88,3 +88,22 @@ def test_own_keepalive_is_fine_where_all_of_the_host_goes_to_one_backend():
 def test_route_that_cannot_be_read_hides_no_other():
     [error] = errors_of(routes("backend = 'a', host = 7", "backend = 'b', host = 'x'"))
     assert "host" in error
+
+
+def test_secrets_are_shared_only_by_wish():
+    text = routes("backend = 'a', host = 'x', share_secrets = true", "backend = 'b'")
+    assert [route.share_secrets for route in parse(text).routes] == [True, False]
+
+
+def test_secrets_in_nginxs_dialect_are_a_complaint():
+    text = routes("backend = 'a', share_secrets = true")
+    [error] = errors_of(text.replace("'unix:@a'", "'unix:@a'\nbackend.a.dialect = 'nginx'"))
+    assert error == (
+        "k.toml:7: route.share_secrets: expected false, got true:"
+        ' the dialect "nginx" of backend "a" has no fields for secrets'
+    )
+
+
+def test_secrets_are_shared_by_true_or_false_alone():
+    [error] = errors_of(routes("backend = 'a', share_secrets = 'yes'"))
+    assert error == 'k.toml:6: route.share_secrets: expected true or false, got "yes"'
