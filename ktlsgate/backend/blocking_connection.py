@@ -40,6 +40,8 @@ class BlockingClientConnection:
     Every error of the connection is one of `ktlsgate.errors.RemoteProtocolError`;
     a client that is gone while we write (EPIPE, ECONNRESET) is a `ConnectionCut`.
     Using it after close, or writing after `shutdown_write`, is a LocalProtocolError.
+    One thread at a time: a read may have to send (a KeyUpdate's answer), and nothing may
+    come between its two steps.
 
     Attributes:
         head: everything the gate said about connection and request.
@@ -50,13 +52,16 @@ class BlockingClientConnection:
             until the first bytes written are ``HTTP/1.1 101 ``.
     """
 
-    def __init__(self, received: ReceivedHandoff) -> None:
-        """Own what a `Receiver` took."""
-        self._core = HandedConnection(received)
-        self.head = received.head
-        self.environ = received.head.environ
-        self.mode = received.head.mode
-        self.remote = received.head.remote
+    def __init__(self, received: ReceivedHandoff, *, record_limit: int | None = None) -> None:
+        """Own what a `Receiver` took.
+
+        ``record_limit``: see `ktlsgate.backend.blocking_listener.BlockingHandoffListener`.
+        """
+        self._core = HandedConnection(received, record_limit=record_limit)
+        self.head = self._core.head
+        self.environ = self.head.environ
+        self.mode = self.head.mode
+        self.remote = self.head.remote
         self.keepalive = self._core.keepalive
         self._timeout: float | None = None
 
@@ -92,6 +97,11 @@ class BlockingClientConnection:
         """Whether the kernel decrypts what is received, as the kernel says."""
         return self._core.is_ktls_rx
 
+    @property
+    def generations(self) -> tuple[int, int] | None:
+        """KeyUpdates so far, ours and the client's; None where they cannot be followed."""
+        return self._core.generations
+
     def fileno(self) -> int:
         """The descriptor that is written to; -1 once closed."""
         return self._core.write_socket.fileno()
@@ -112,13 +122,14 @@ class BlockingClientConnection:
             ConnectionCut: the data ended without a clean end, or the connection broke.
             FatalAlert: the client sent one.
             BadRecord: the kernel refused a record; nothing behind it can be read.
-            RemoteProtocolError: a KeyUpdate, or control records that make no sense.
+            RemoteProtocolError: a KeyUpdate that cannot be followed (`generations`), too many
+                of them, or control records that make no sense.
         """
         deadline = self._deadline()
         guard = SpinGuard()
         while True:
             try:
-                return self._core.receive(size)
+                return self._core.receive(size, time.monotonic())
             except BlockingIOError:
                 self._wait_readable(guard, deadline)
 

@@ -25,6 +25,8 @@ class BlockingHandoffListener:
         allowed_uids: users that may hand off, None for all that can connect.
         deadline: seconds that a sender has for one handoff.
         on_refused: told of each handoff that was refused; logged by default.
+        record_limit: where the gate shares secrets, after how many records under one key
+            another is due; None for what the cipher takes (2^24 with AES-GCM).
     """
 
     def __init__(
@@ -34,7 +36,9 @@ class BlockingHandoffListener:
         allowed_uids: Collection[int] | None = None,
         deadline: float = DEFAULT_DEADLINE,
         on_refused: RefusedCallback | None = None,
+        record_limit: int | None = None,
     ) -> None:
+        self._record_limit = record_limit
         self._receiver = Receiver(
             listener, allowed_uids=allowed_uids, deadline=deadline, on_refused=on_refused
         )
@@ -79,7 +83,7 @@ class BlockingHandoffListener:
             now = time.monotonic()
             received = self._receiver.advance(now)
             if received is not None:
-                return BlockingClientConnection(received)
+                return BlockingClientConnection(received, record_limit=self._record_limit)
             if now >= deadline:
                 raise TimeoutError("timed out")
             due = self._receiver.next_deadline

@@ -1,6 +1,6 @@
 """The client's data, by mode: where it is read, and how its end is told.
 
-An input has one method, ``read(size)``: bytes, or ``b""`` for the clean end, or
+An input has one method, ``read(size, now)``: bytes, or ``b""`` for the clean end, or
 an exception; it never waits. `ktlsgate.backend.connection` makes both kinds of
 end stay. Every call passes MSG_DONTWAIT and leaves O_NONBLOCK alone, for that
 flag is shared with every other holder of the socket.
@@ -34,6 +34,7 @@ from ..wire.messages import NO_RENEGOTIATION
 from ..wire.records import ContentType
 from .arrival import ReceivedHandoff
 from .control_records import ControlRecords, Meaning, key_update_error
+from .rekeying import Rekeying
 from .verdict import Verdict
 
 __all__ = ["ClientInput", "make_input", "peer_error"]
@@ -69,8 +70,12 @@ class ClientInput(Protocol):
 
     socket: socket.socket
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int, now: float, /) -> bytes:
         """Read 1 to ``size`` bytes; none at the clean end.
+
+        Args:
+            size: in bytes.
+            now: seconds on any clock that only goes forward, always the same one.
 
         Raises:
             BlockingIOError: nothing is there yet.
@@ -100,7 +105,7 @@ class _StreamInput:
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int, _now: float, /) -> bytes:
         try:
             return self.socket.recv(size, _FLAGS)
         except BlockingIOError:
@@ -115,14 +120,17 @@ class _StreamInput:
 class _RecordInput:
     """Records that the kernel decrypts: BOTH."""
 
-    def __init__(self, sock: socket.socket, *, is_tls13: bool) -> None:
+    def __init__(
+        self, sock: socket.socket, *, is_tls13: bool, rekeying: Rekeying | None = None
+    ) -> None:
         self.socket = sock
-        self._control = ControlRecords(is_tls13=is_tls13)
+        self._rekeying = rekeying
+        self._control = ControlRecords(is_tls13=is_tls13, can_rekey=rekeying is not None)
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int, now: float, /) -> bytes:
         while True:
             try:
-                content_type, data = recv_record(self.socket, size, _FLAGS)
+                content_type, data = self._receive(size)
             except BlockingIOError:
                 raise
             except OSError as exc:
@@ -137,6 +145,26 @@ class _RecordInput:
                 return b""
             if meaning is Meaning.REFUSE_RENEGOTIATION:
                 self._refuse_renegotiation()
+            elif meaning is not Meaning.IGNORE:
+                self._follow(meaning, now)
+
+    def _receive(self, size: int) -> tuple[int, bytes]:
+        try:
+            return recv_record(self.socket, size, _FLAGS)
+        except OSError as exc:
+            is_split = exc.errno == errno.EKEYEXPIRED and self._control.is_inside_key_update
+            if not is_split or self._rekeying is None:
+                raise
+        # The kernel takes the first piece of a KeyUpdate for a whole one and waits for a
+        # new key; the rest of the message is still under the old one.
+        self._rekeying.reopen_receiving()
+        return recv_record(self.socket, size, _FLAGS)
+
+    def _follow(self, meaning: Meaning, now: float) -> None:
+        if self._rekeying is None:
+            raise AssertionError("a KeyUpdate that cannot be followed is an error")
+        is_requested = meaning is Meaning.KEY_UPDATE_REQUESTED
+        self._rekeying.follow(is_requested=is_requested, now=now)
 
     def has_data(self) -> bool:
         try:
@@ -160,7 +188,7 @@ class _RelayInput:
         self.socket = sock
         self._verdict = verdict
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int, _now: float, /) -> bytes:
         try:
             data = self.socket.recv(size, _FLAGS)
         except BlockingIOError:
@@ -175,14 +203,16 @@ class _RelayInput:
         return _has_stream_data(self.socket)
 
 
-def make_input(received: ReceivedHandoff, verdict: Verdict) -> ClientInput:
+def make_input(
+    received: ReceivedHandoff, verdict: Verdict, rekeying: Rekeying | None = None
+) -> ClientInput:
     """Choose the input that a handoff's mode asks for."""
     descriptor, unix = received.descriptor, received.unix
     match received.head.mode:
         case Mode.BOTH:
             # nginx does not tell the version; then a ClientHello is taken for TLS 1.2's.
             is_tls13 = received.head.environ.get("SSL_PROTOCOL") == "TLSv1.3"
-            return _RecordInput(descriptor, is_tls13=is_tls13)
+            return _RecordInput(descriptor, is_tls13=is_tls13, rekeying=rekeying)
         case Mode.TX:
             if unix is None:
                 raise AssertionError("a receiver keeps the Unix connection in mode TX")

@@ -3,29 +3,36 @@
 `HandedConnection` makes the four modes one. It never waits: what cannot be done
 now raises BlockingIOError, and `ktlsgate.backend.trio_connection` or
 `ktlsgate.backend.blocking_connection` waits for `read_socket` or `write_socket`
-and calls again. Try first, then wait: a poll can say nothing although a read
-would give a record (Linux 6.14 and later, a KeyUpdate), so nobody should wait
-longer than `look_again` before the next try.
+and calls again. Try first, then wait: Linux 6.14 and later hide a KeyUpdate from poll
+once they decrypted it, which happens when data before it is read, at a look
+(MSG_PEEK), and at a plain recv() that failed with EIO. A read gives it all the same,
+so who reads until BlockingIOError has seen it; one that nobody decrypted yet wakes
+poll as anything else. For whatever else poll may hide, nobody should wait longer than
+`look_again` before the next try.
 
 Ends are told again and again: an error of the input stays, since the kernel says
 some of them only once, and so does the end of file.
 
-Rekeying will come in between `_input` and here: a KeyUpdate is an error today
-(`ktlsgate.backend.control_records`).
+KeyUpdates are followed where the gate shared its secrets (`ktlsgate.backend.rekeying`):
+the input installs the next receiving key, and what we owe is sent here, before data,
+and at the latest when the next read is tried and the send buffer has room.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import socket
+from dataclasses import replace
 
 from ..errors import LocalProtocolError, RemoteProtocolError
 from ..kernel import ktls
 from ..wire.handoff import Mode
 from .arrival import ReceivedHandoff
-from .client_input import make_input
+from .client_input import make_input, peer_error
 from .client_output import ClientOutput
+from .rekeying import Rekeying, kernel_keys
 from .single import SingleExchange
 from .verdict import Verdict
 
@@ -40,20 +47,27 @@ class HandedConnection:
     """One client connection, without waiting.
 
     Attributes:
-        head: what the gate said.
+        head: what the gate said, its secrets left out.
         look_again: seconds after which to try a read though nothing became readable.
         is_midway: set by the flavours while an application's data is sent in part:
             its end must not be called complete then.
         is_closed: whether `close` was called.
     """
 
-    def __init__(self, received: ReceivedHandoff) -> None:
-        self.head = received.head
+    def __init__(self, received: ReceivedHandoff, *, record_limit: int | None = None) -> None:
+        """Own a handoff; ``record_limit`` is `Rekeying`'s."""
+        secrets = received.head.secrets
+        self.head = replace(received.head, secrets=None)
         self.look_again = _LOOK_AGAIN if self.head.mode is Mode.BOTH else math.inf
         self.is_midway = False
         self.is_closed = False
         verdict = Verdict(received.unix if self.head.is_ours else None)
-        self._input = make_input(received, verdict)
+        self._rekeying = (
+            Rekeying(secrets, kernel_keys(received.descriptor), record_limit=record_limit)
+            if secrets
+            else None
+        )
+        self._input = make_input(received, verdict, self._rekeying)
         self._output = ClientOutput(received, verdict)
         self._unix = received.unix
         self._single = SingleExchange(self.head) if self.head.is_single else None
@@ -91,8 +105,17 @@ class HandedConnection:
         """Whether the kernel decrypts what is received, as the kernel says."""
         return not self.is_closed and ktls.has_rx(self.write_socket)
 
-    def receive(self, size: int) -> bytes:
+    @property
+    def generations(self) -> tuple[int, int] | None:
+        """KeyUpdates so far, ours and the client's; None where they cannot be followed."""
+        return self._rekeying.generations if self._rekeying else None
+
+    def receive(self, size: int, now: float) -> bytes:
         """Read 1 to ``size`` bytes, or none at the end; a clean end, or the request's.
+
+        Args:
+            size: in bytes, 1 or more.
+            now: seconds on any clock that only goes forward, always the same one.
 
         Raises:
             BlockingIOError: nothing is there.
@@ -110,15 +133,22 @@ class HandedConnection:
         if self._has_input_ended:
             return b""
         try:
-            data = self._read_single(self._single, size) if self._single else self._input.read(size)
+            if self._single:
+                data = self._read_single(self._single, size, now)
+            else:
+                data = self._input.read(size, now)
         except RemoteProtocolError as exc:
             self._failure = exc
             raise
+        finally:
+            self._answer_key_update()
+        if self._rekeying and data:
+            self._rekeying.note_received(len(data))
         # Behind the body of an only request an upgrade can still open the input again.
         self._has_input_ended = not data and not (self._single and self._single.is_held)
         return data
 
-    def _read_single(self, single: SingleExchange, size: int) -> bytes:
+    def _read_single(self, single: SingleExchange, size: int, now: float) -> bytes:
         """Read no byte behind the body; there, wait for the client's end.
 
         A server that watches the connection while it answers must not take our
@@ -131,7 +161,7 @@ class HandedConnection:
             if single.has_answered:
                 return b""
             raise BlockingIOError(errno.EAGAIN, "the next request is not for us")
-        data = self._input.read(allowed or 1)
+        data = self._input.read(allowed or 1, now)
         if not allowed:
             return b""
         single.note_read(data)
@@ -149,7 +179,10 @@ class HandedConnection:
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Send the beginning of ``data``; see `ClientOutput.send`."""
         self._expect_open()
+        self._update_sending_key()
         sent = self._output.send(data)
+        if self._rekeying:
+            self._rekeying.note_sent(sent)
         if self._single:
             self._single.note_written(data[:sent])
         return sent
@@ -159,11 +192,16 @@ class HandedConnection:
         self._expect_open()
         if self._single:
             self._single.note_file_sent()
-        return self._output.send_file(fd, offset, count)
+        self._update_sending_key()
+        sent = self._output.send_file(fd, offset, count)
+        if self._rekeying:
+            self._rekeying.note_sent(sent)
+        return sent
 
     def end_output(self) -> None:
         """Say the end of our data, and shut the sending side down; see `ClientOutput.end`."""
         self._expect_open()
+        self._update_sending_key()
         self._output.end()
 
     def close(self, *, is_complete: bool) -> None:
@@ -175,9 +213,32 @@ class HandedConnection:
         if self.is_closed:
             return
         self.is_closed = True
-        self._output.close(is_complete=is_complete and not self.is_midway)
+        is_broken = self._rekeying is not None and self._rekeying.has_failed
+        self._output.close(is_complete=is_complete and not self.is_midway and not is_broken)
         if self._unix is not None:
             self._unix.close()
+
+    def _update_sending_key(self) -> None:
+        """Do before data what a KeyUpdate obliges us to.
+
+        Raises:
+            BlockingIOError: the send buffer is full.
+            RemoteProtocolError: the connection is broken, or a key is missing.
+        """
+        if self._rekeying is None or self._output.has_ended:
+            return
+        try:
+            self._rekeying.update_sending()
+        except BlockingIOError:
+            raise
+        except OSError as exc:
+            raise peer_error(exc) from exc
+
+    def _answer_key_update(self) -> None:
+        """Do it behind a read, too, for a side that only reads; what fails here fails there."""
+        if self._rekeying and self._rekeying.is_owing:
+            with contextlib.suppress(BlockingIOError, RemoteProtocolError):
+                self._update_sending_key()
 
     def _expect_open(self) -> None:
         if self.is_closed:

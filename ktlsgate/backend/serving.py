@@ -28,6 +28,8 @@ class HandoffListener(trio.abc.Listener[ClientConnection]):
         allowed_uids: users that may hand off, None for all that can connect.
         deadline: seconds that a sender has for one handoff.
         on_refused: told of each handoff that was refused; logged by default.
+        record_limit: where the gate shares secrets, after how many records under one key
+            another is due; None for what the cipher takes (2^24 with AES-GCM).
     """
 
     def __init__(
@@ -37,7 +39,9 @@ class HandoffListener(trio.abc.Listener[ClientConnection]):
         allowed_uids: Collection[int] | None = None,
         deadline: float = DEFAULT_DEADLINE,
         on_refused: RefusedCallback | None = None,
+        record_limit: int | None = None,
     ) -> None:
+        self._record_limit = record_limit
         self._receiver = Receiver(
             listener, allowed_uids=allowed_uids, deadline=deadline, on_refused=on_refused
         )
@@ -64,7 +68,7 @@ class HandoffListener(trio.abc.Listener[ClientConnection]):
             received = self._receiver.advance(trio.current_time())
             if received is not None:
                 await trio.lowlevel.cancel_shielded_checkpoint()
-                return ClientConnection(received)
+                return ClientConnection(received, record_limit=self._record_limit)
             due = self._receiver.next_deadline
             with trio.move_on_at(math.inf if due is None else due):
                 await trio.lowlevel.wait_readable(self._receiver.fileno())

@@ -104,13 +104,16 @@ class ClientConnection(trio.abc.HalfCloseableStream):
             until the first bytes written are ``HTTP/1.1 101 ``.
     """
 
-    def __init__(self, received: ReceivedHandoff) -> None:
-        """Own what a `Receiver` took."""
-        self._core = HandedConnection(received)
-        self.head = received.head
-        self.environ = received.head.environ
-        self.mode = received.head.mode
-        self.remote = received.head.remote
+    def __init__(self, received: ReceivedHandoff, *, record_limit: int | None = None) -> None:
+        """Own what a `Receiver` took.
+
+        ``record_limit``: see `ktlsgate.backend.serving.HandoffListener`.
+        """
+        self._core = HandedConnection(received, record_limit=record_limit)
+        self.head = self._core.head
+        self.environ = self.head.environ
+        self.mode = self.head.mode
+        self.remote = self.head.remote
         self.keepalive = self._core.keepalive
         self._receiving = _OneAtATime("reading from")
         self._sending = _OneAtATime("writing to")
@@ -135,6 +138,11 @@ class ClientConnection(trio.abc.HalfCloseableStream):
         """Whether the kernel decrypts what is received, as the kernel says."""
         return self._core.is_ktls_rx
 
+    @property
+    def generations(self) -> tuple[int, int] | None:
+        """KeyUpdates so far, ours and the client's; None where they cannot be followed."""
+        return self._core.generations
+
     def fileno(self) -> int:
         """The descriptor that is written to; -1 once closed."""
         return self._core.write_socket.fileno()
@@ -148,17 +156,19 @@ class ClientConnection(trio.abc.HalfCloseableStream):
             ConnectionCut: the data ended without a clean end, or the connection broke.
             FatalAlert: the client sent one.
             BadRecord: the kernel refused a record; nothing behind it can be read.
-            RemoteProtocolError: a KeyUpdate, or control records that make no sense. All of
-                these stay, and are trio.BrokenResourceError as well.
+            RemoteProtocolError: a KeyUpdate that cannot be followed (`generations`), too many
+                of them, or control records that make no sense. All of these stay, and are
+                trio.BrokenResourceError as well.
             trio.ClosedResourceError: this object was closed.
             trio.BusyResourceError: another task is receiving.
         """
         with self._receiving.held():
             await trio.lowlevel.checkpoint_if_cancelled()
+            size = _RECEIVE_SIZE if max_bytes is None else max_bytes
             guard = SpinGuard()
             while True:
                 try:
-                    data = self._core.receive(_RECEIVE_SIZE if max_bytes is None else max_bytes)
+                    data = self._core.receive(size, trio.current_time())
                 except BlockingIOError:
                     await self._wait_readable(guard)
                 else:

@@ -45,48 +45,48 @@ def records(*script, **names):
 
 def test_data_then_close_notify():
     source, _ = records((23, b"data"), (21, b"\1\0"))
-    assert source.read(100) == b"data"
-    assert source.read(100) == b""
+    assert source.read(100, 0) == b"data"
+    assert source.read(100, 0) == b""
 
 
 def test_the_end_of_the_stream_without_close_notify_is_a_cut():
     source, _ = records((23, b"data"), (23, b""))
-    assert source.read(100) == b"data"
+    assert source.read(100, 0) == b"data"
     with pytest.raises(ConnectionCut) as caught:
-        source.read(100)
+        source.read(100, 0)
     assert str(caught.value) == "the client's stream ended without close_notify"
 
 
 def test_what_means_nothing_is_skipped():
     source, sock = records((21, b"\1\x5a"), (22, b"\4\0\0\1x"), (23, b"data"))
-    assert source.read(100) == b"data"
+    assert source.read(100, 0) == b"data"
     assert sock.sent == []
 
 
 def test_renegotiation_is_refused_and_reading_goes_on():
     source, sock = records((22, b"\1\0\0\1x"), (23, b"data"), SSL_PROTOCOL="TLSv1.2")
-    assert source.read(100) == b"data"
+    assert source.read(100, 0) == b"data"
     assert sock.sent == [(b"\x15", b"\1\x64")]
 
 
 def test_a_tls13_client_cannot_wish_for_renegotiation():
     source, sock = records((22, b"\1\0\0\1x"), SSL_PROTOCOL="TLSv1.3")
     with pytest.raises(RemoteProtocolError):
-        source.read(100)
+        source.read(100, 0)
     assert sock.sent == []
 
 
 def test_a_fatal_alert_is_raised():
     source, _ = records((21, b"\2\x28"))
     with pytest.raises(FatalAlert) as caught:
-        source.read(100)
+        source.read(100, 0)
     assert caught.value.description == 40
 
 
 def test_nothing_there_is_no_error_of_the_connection():
     source, _ = records(errno.EAGAIN)
     with pytest.raises(BlockingIOError):
-        source.read(100)
+        source.read(100, 0)
 
 
 @pytest.mark.parametrize(
@@ -122,11 +122,61 @@ def test_every_errno_has_its_meaning(code, kind, text):
     assert (type(error), str(error)) == (kind, text)
     source, _ = records(code)
     with pytest.raises(kind):
-        source.read(100)
+        source.read(100, 0)
 
 
 def test_a_bad_record_carries_its_errno():
     assert peer_error(OSError(errno.EMSGSIZE, "")).errno == errno.EMSGSIZE
+
+
+# KeyUpdates, with a rekeying that writes down what it is told.
+
+
+class FakeRekeying:
+    def __init__(self):
+        self.calls = []
+
+    def follow(self, *, is_requested, now):
+        self.calls.append(("follow", is_requested, now))
+
+    def reopen_receiving(self):
+        self.calls.append("reopen")
+
+
+def rekeyed_records(*script):
+    sock, rekeying = FakeKtlsSocket(*script), FakeRekeying()
+    head = received(our_head("both", SSL_PROTOCOL="TLSv1.3"), sock)
+    return make_input(head, Verdict(None), rekeying), rekeying
+
+
+@pytest.mark.parametrize("is_requested", [False, True])
+def test_a_key_update_is_followed_and_reading_goes_on(is_requested):
+    message = b"\x18\0\0\1" + bytes((is_requested,))
+    source, rekeying = rekeyed_records((22, message), (23, b"data"))
+    assert source.read(100, 7.5) == b"data"
+    assert rekeying.calls == [("follow", is_requested, 7.5)]
+
+
+def test_a_key_update_split_over_records_is_reopened_and_then_followed():
+    script = [(22, b"\x18"), errno.EKEYEXPIRED, (22, b"\0\0\1\0"), (23, b"data")]
+    source, rekeying = rekeyed_records(*script)
+    assert source.read(100, 1) == b"data"
+    assert rekeying.calls == ["reopen", ("follow", False, 1)]
+
+
+def test_a_kernel_that_stays_closed_is_asked_once():
+    script = [(22, b"\x18"), errno.EKEYEXPIRED, errno.EKEYEXPIRED]
+    source, rekeying = rekeyed_records(*script)
+    with pytest.raises(RemoteProtocolError):
+        source.read(100, 1)
+    assert rekeying.calls == ["reopen"]
+
+
+def test_a_missing_key_outside_a_key_update_is_an_error():
+    source, rekeying = rekeyed_records(errno.EKEYEXPIRED)
+    with pytest.raises(RemoteProtocolError):
+        source.read(100, 1)
+    assert rekeying.calls == []
 
 
 # Verdicts, with the gate's end played by hand.
@@ -150,8 +200,8 @@ def test_an_end_is_clean_when_the_gate_took_received_and_closed(relay):
     gate_verdict.recv(1)
     gate_verdict.close()
     gate.close()
-    assert source.read(100) == b"data"
-    assert source.read(100) == b""
+    assert source.read(100, 0) == b"data"
+    assert source.read(100, 0) == b""
 
 
 def test_an_end_is_clean_when_the_gate_took_received_and_listens_on(relay):
@@ -159,7 +209,7 @@ def test_an_end_is_clean_when_the_gate_took_received_and_listens_on(relay):
     gate_verdict.shutdown(socket.SHUT_WR)
     gate_verdict.recv(1)
     gate.shutdown(socket.SHUT_WR)
-    assert source.read(100) == b""
+    assert source.read(100, 0) == b""
 
 
 def test_an_end_is_a_cut_when_the_gate_left_received_unread(relay):
@@ -167,9 +217,9 @@ def test_an_end_is_a_cut_when_the_gate_left_received_unread(relay):
     gate.send(b"data")
     gate_verdict.close()
     gate.close()
-    assert source.read(100) == b"data"
+    assert source.read(100, 0) == b"data"
     with pytest.raises(ConnectionCut) as caught:
-        source.read(100)
+        source.read(100, 0)
     assert str(caught.value) == "the client's stream was cut, as the gate tells"
 
 
@@ -178,7 +228,7 @@ def test_an_end_is_a_cut_when_the_gate_died_before_its_verdict(relay):
     gate, _, source, _ = relay
     gate.close()
     with pytest.raises(ConnectionCut):
-        source.read(100)
+        source.read(100, 0)
 
 
 def test_a_reset_of_the_data_is_a_cut(relay):
@@ -186,7 +236,7 @@ def test_a_reset_of_the_data_is_a_cut(relay):
     source.socket.send(b"unread answer")
     gate.close()
     with pytest.raises(ConnectionCut):
-        source.read(100)
+        source.read(100, 0)
 
 
 def test_finished_comes_behind_received(relay):
@@ -200,7 +250,7 @@ def test_behind_finished_a_gate_that_took_only_received_still_means_clean(relay)
     verdict.send_finished()
     gate_verdict.recv(1)
     gate.shutdown(socket.SHUT_WR)
-    assert source.read(100) == b""
+    assert source.read(100, 0) == b""
 
 
 def test_a_gate_that_is_gone_needs_no_finished(relay):
@@ -215,4 +265,4 @@ def test_without_a_verdict_connection_every_end_is_clean():
     with gate, ours:
         source = make_input(received(our_head("relay"), ours), Verdict(None))
         gate.close()
-        assert source.read(100) == b""
+        assert source.read(100, 0) == b""

@@ -112,3 +112,59 @@ def test_another_content_type_is_an_error(tls12, content_type):
     with pytest.raises(RemoteProtocolError) as caught:
         tls12.receive_piece(content_type, b"x")
     assert str(caught.value) == f"expected application data, got content type {content_type}"
+
+
+# KeyUpdates that can be followed
+
+
+@pytest.fixture
+def able():
+    return ControlRecords(is_tls13=True, can_rekey=True)
+
+
+@pytest.mark.parametrize(
+    ("request_byte", "meaning"), [(0, Meaning.KEY_UPDATE), (1, Meaning.KEY_UPDATE_REQUESTED)]
+)
+@pytest.mark.parametrize("size", [1, 2, 4, 5])
+def test_a_key_update_is_told_with_its_last_byte(able, size, request_byte, meaning):
+    record = KEY_UPDATE[:4] + bytes((request_byte,))
+    pieces = [record[start : start + size] for start in range(0, 5, size)]
+    for piece in pieces[:-1]:
+        assert able.receive_piece(HANDSHAKE, piece) is Meaning.IGNORE
+        assert able.is_inside_key_update
+    assert able.receive_piece(HANDSHAKE, pieces[-1]) is meaning
+    assert not able.is_inside_key_update
+
+
+def test_a_ticket_in_part_is_no_key_update_in_part(able):
+    able.receive_piece(HANDSHAKE, TICKET[:2])
+    assert not able.is_inside_key_update
+    able.receive_piece(HANDSHAKE, TICKET[2:])
+    assert not able.is_inside_key_update
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            TICKET + KEY_UPDATE,
+            "expected a KeyUpdate alone in its record, got one behind another message",
+        ),
+        (
+            KEY_UPDATE + KEY_UPDATE,
+            "expected a KeyUpdate alone in its record, got 5 bytes behind it",
+        ),
+        (b"\x18\0\0\2\0\0", "expected a KeyUpdate of 1 byte, got one of 2"),
+        (b"\x18\0\0\0", "expected a KeyUpdate of 1 byte, got one of 0"),
+        (b"\x18\0\0\1\2", "expected 0 or 1 as the request of a KeyUpdate, got 2"),
+    ],
+)
+def test_a_key_update_that_breaks_the_rules_is_an_error(able, record, message):
+    with pytest.raises(RemoteProtocolError) as caught:
+        able.receive_piece(HANDSHAKE, record)
+    assert str(caught.value) == message
+
+
+def test_key_updates_without_data_have_a_bound_of_their_own(able):
+    for _ in range(100):
+        assert able.receive_piece(HANDSHAKE, KEY_UPDATE) is Meaning.KEY_UPDATE

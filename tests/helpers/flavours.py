@@ -30,8 +30,8 @@ class Blocking:
 
     closed_error = LocalProtocolError
 
-    def __init__(self, handoff):
-        self.connection = BlockingClientConnection(handoff)
+    def __init__(self, handoff, **options):
+        self.connection = BlockingClientConnection(handoff, **options)
         self.connection.settimeout(PATIENCE)
         self.recv = self.connection.recv
         self.sendall = self.connection.sendall
@@ -57,8 +57,8 @@ class Trio:
 
     closed_error = trio.ClosedResourceError
 
-    def __init__(self, handoff):
-        self.connection = ClientConnection(handoff)
+    def __init__(self, handoff, **options):
+        self.connection = ClientConnection(handoff, **options)
 
     def recv(self, size):
         return self._run(self.connection.receive_some, size)
