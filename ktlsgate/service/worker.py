@@ -108,6 +108,9 @@ def _probe(config: Config) -> OffloadTable:
     for listener in config.listeners:
         if listener.tls and listener.ktls is KtlsPolicy.REQUIRE:
             _require(listener, table)
+    if any(route.share_secrets for route in config.routes) and not table.can_rekey:
+        why = table.ulp_reason or table.rekey.reason
+        _log.warning("share_secrets shares none here: %s", why)
     return table
 
 

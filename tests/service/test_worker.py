@@ -297,6 +297,20 @@ def test_few_open_files_are_warned_about():
     assert warning.endswith(" connections can be relayed at once")
 
 
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_secrets_that_nobody_can_use_are_warned_about(is_shared):
+    routes = ROUTES.replace(")),)", f"), share_secrets={is_shared}),)")
+    with start(plain(routes=routes)) as worker:
+        assert worker.addresses
+        worker.signal(signal.SIGTERM)
+        _, lines = worker.end()
+    table = probe_offload()
+    expected = []
+    if is_shared and not table.can_rekey:
+        expected = [f"share_secrets shares none here: {table.ulp_reason or table.rekey.reason}"]
+    assert [text for text in messages(lines) if "secrets" in text] == expected
+
+
 @pytest.mark.parametrize(
     ("cells", "offload", "expected"),
     [
