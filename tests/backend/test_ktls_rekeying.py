@@ -8,13 +8,16 @@ import threading
 import time
 
 import pytest
+import trio
 from helpers.flavours import FLAVOURS, received
 from helpers.handoffs import our_head
 from helpers.ktls import TLS13, kernel_table, ktls_pair, require_rekey
 
 from ktlsgate.backend.client_input import peer_error
 from ktlsgate.errors import BadRecord, RemoteProtocolError
+from ktlsgate.gate.client import KernelClient
 from ktlsgate.wire.ciphers import SUITES, Version
+from ktlsgate.wire.http_head import HeadLimits
 
 pytestmark = pytest.mark.ktls
 
@@ -32,23 +35,30 @@ def flavour(request):
 
 
 @contextlib.contextmanager
-def shared(flavour, suite=TLS13, *, names=None, **options):
-    """A connection in mode BOTH with its secrets, and the client with its record layer."""
-    with ktls_pair(suite) as (sock, peer):
-        secrets = {
-            "KTLSGATE_TX_SECRET": peer.receive_secret.secret.hex(),
-            "KTLSGATE_RX_SECRET": peer.send_secret.secret.hex(),
-        }
-        facts = {"HTTPS": "on", "SSL_PROTOCOL": "TLSv1.3", "SSL_CIPHER": suite.name}
-        head = our_head("both", **(facts | secrets | (names or {})))
-        descriptor = socket.socket(fileno=sock.detach())
-        descriptor.setblocking(False)
-        hands = flavour(received(head, descriptor), **options)
-        peer.sock.settimeout(10)
-        try:
-            yield hands, peer
-        finally:
-            hands.abort()
+def hands_on(flavour, sock, peer, *, names=None, **options):
+    """A connection in mode BOTH with the secrets that it began with."""
+    first, suite = peer.first_secrets, peer.sends.suite
+    secrets = {
+        "KTLSGATE_TX_SECRET": first.tx.secret.hex(),
+        "KTLSGATE_RX_SECRET": first.rx.secret.hex(),
+    }
+    facts = {"HTTPS": "on", "SSL_PROTOCOL": "TLSv1.3", "SSL_CIPHER": suite.name}
+    head = our_head("both", **(facts | secrets | (names or {})))
+    descriptor = socket.socket(fileno=sock.detach())
+    descriptor.setblocking(False)
+    hands = flavour(received(head, descriptor), **options)
+    peer.sock.settimeout(10)
+    try:
+        yield hands
+    finally:
+        hands.abort()
+
+
+@contextlib.contextmanager
+def shared(flavour, suite=TLS13, **options):
+    """The same on a fresh pair, and the client with its record layer."""
+    with ktls_pair(suite) as (sock, peer), hands_on(flavour, sock, peer, **options) as hands:
+        yield hands, peer
 
 
 @pytest.fixture
@@ -208,6 +218,30 @@ def test_a_key_update_on_a_single_exchange_is_followed(flavour):
         assert hands.recv(100) == b""
 
 
+@pytest.mark.parametrize("is_glued", [True, False])
+def test_a_key_update_right_behind_the_head_is_followed(flavour, is_glued):
+    """The gate's look at the head (MSG_PEEK) makes the kernel decrypt it: poll hides it then."""
+    require_rekey()
+    with ktls_pair() as (sock, peer):
+        request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+        peer.send(request)
+        if is_glued:
+            update(peer, REQUESTED)
+            time.sleep(0.1)
+        sock.setblocking(False)
+        gate = KernelClient(sock, is_tls=True)
+        head, _ = trio.run(gate.read_head, HeadLimits())
+        assert head.target == b"/"
+        if not is_glued:
+            update(peer, REQUESTED)
+        peer.send(b"data")
+        with hands_on(flavour, sock, peer) as hands:
+            assert hands.recv(100) == b"data"
+            hands.sendall(b"answer")
+            expect_update(peer)
+            assert peer.recv() == (DATA, b"answer")
+
+
 def follow(peer, seen):
     """Read data and KeyUpdates to the end: the hash, and what else came."""
     total = hashlib.sha256()
@@ -325,8 +359,8 @@ def test_no_text_shows_the_secrets(pair):
     connection = hands.connection
     texts = repr((connection, connection.head, connection.environ, connection._core.__dict__))
     assert connection.head.secrets is None
-    assert peer.receive_secret.secret.hex() not in texts
-    assert repr(peer.receive_secret.secret) not in texts
+    assert peer.first_secrets.tx.secret.hex() not in texts
+    assert repr(peer.first_secrets.tx.secret) not in texts
     assert "SECRET" not in texts
 
 

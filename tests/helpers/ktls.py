@@ -23,7 +23,7 @@ from ktlsgate.kernel.probe import OffloadTable, probe_offload
 from ktlsgate.kernel.trials import loopback_pair
 from ktlsgate.wire.ciphers import SUITES, CipherSuite, KernelCipher, Version
 from ktlsgate.wire.crypto_info import RxCryptoInfo, TxCryptoInfo
-from ktlsgate.wire.key_schedule import AeadKey, TrafficSecret
+from ktlsgate.wire.key_schedule import AeadKey, TrafficSecret, TrafficSecrets
 
 # One suite for each version and cipher, and their names for pytest's ids.
 KERNEL_SUITES = list({(s.version, s.cipher): s for s in SUITES.values()}.values())
@@ -152,6 +152,7 @@ class PlainPeer:
         sends: seals what the kernel's end receives.
         receives: opens what the kernel's end sends.
         send_secret, receive_secret: TLS 1.3 only, for KeyUpdates.
+        first_secrets: what they were at the beginning, as the kernel's end names them.
     """
 
     sock: socket.socket
@@ -159,6 +160,7 @@ class PlainPeer:
     receives: PlainRecordLayer
     send_secret: TrafficSecret
     receive_secret: TrafficSecret
+    first_secrets: TrafficSecrets
 
     def send(self, data: bytes, content_type: int = 23, **how) -> None:
         """Send one record; ``how`` goes to `PlainRecordLayer.seal`."""
@@ -232,5 +234,6 @@ def ktls_pair(
                 receives=PlainRecordLayer(suite=suite, key=tx_key, rec_seq=rec_seq),
                 send_secret=rx_secret,
                 receive_secret=tx_secret,
+                first_secrets=TrafficSecrets(tx=tx_secret, rx=rx_secret),
             ),
         )
