@@ -27,6 +27,7 @@ from ..wire.records import HEADER_SIZE, ContentType
 from .features import Feature, FeatureName, probe_features, random_key, try_feature
 from .ktls import KEY_REASONS, ULP_REASONS, attach_ulp, install_rx, install_tx
 from .system import SystemFacts, read_system_facts
+from .tls_stat import UNCOUNTED, CounterCheck, check_counters, read_tls_stat
 from .trials import DONE, NOT_TRIED, Outcome, attempt, on_pair, recv_exactly
 
 __all__ = ["Capabilities", "Cell", "OffloadTable", "probe_kernel", "probe_offload"]
@@ -216,11 +217,13 @@ class Capabilities:
         system: what the machine says of itself.
         offload: the ULP, and every version and cipher.
         features: every feature's trial; empty when no cipher works both ways.
+        counters: what ``/proc/net/tls_stat`` says of these trials.
     """
 
     system: SystemFacts
     offload: OffloadTable
     features: tuple[Feature, ...]
+    counters: CounterCheck = UNCOUNTED
 
     def feature(self, name: FeatureName) -> Outcome:
         """The outcome of one feature's trial; `NOT_TRIED` when there was none."""
@@ -248,10 +251,18 @@ _NOT_LOADED = (
 
 def probe_kernel() -> Capabilities:
     """Find out everything; never raises."""
+    before = read_tls_stat()
     offload = probe_offload()
     features = _features_of(offload)
+    counters = check_counters(
+        before,
+        read_tls_stat(),
+        tx_keys=sum(cell.tx.ok for cell in offload.cells),
+        rx_keys=sum(cell.rx.ok for cell in offload.cells),
+    )
     # Read last: attaching the ULP may have loaded the module that they tell of.
-    return Capabilities(system=read_system_facts(), offload=offload, features=features)
+    system = read_system_facts()
+    return Capabilities(system=system, offload=offload, features=features, counters=counters)
 
 
 def _features_of(offload: OffloadTable) -> tuple[Feature, ...]:
