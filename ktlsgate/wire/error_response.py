@@ -14,7 +14,7 @@ from http import HTTPStatus
 
 from ..errors import LocalProtocolError
 
-__all__ = ["build_error_response"]
+__all__ = ["build_error_response", "is_own_answer"]
 
 # Characters; a reason is one short sentence, the rest is somebody's mistake.
 _MAX_DETAIL = 200
@@ -86,6 +86,23 @@ def build_error_response(status: int, *, is_head_request: bool = False, detail: 
     if detail:
         head, body = _build(status, body + _escape(detail))
     return head if is_head_request else head + body
+
+
+def is_own_answer(head: bytes) -> bool:
+    """Whether a response head is one of these answers, whatever its detail was.
+
+    Args:
+        head: from the status line to the empty line, which may be missing.
+    """
+    return _without_length(head) in _OWN_HEADS
+
+
+def _without_length(head: bytes) -> tuple[bytes, ...]:
+    lines = head.rstrip(b"\r\n").split(b"\r\n")
+    return tuple(line for line in lines if not line.startswith(b"Content-Length: "))
+
+
+_OWN_HEADS = {_without_length(head) for head, _ in _ANSWERS.values()}
 
 
 def _escape(detail: str) -> bytes:

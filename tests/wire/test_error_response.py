@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ktlsgate.errors import LocalProtocolError
-from ktlsgate.wire.error_response import build_error_response
+from ktlsgate.wire.error_response import build_error_response, is_own_answer
 
 STATUSES = {
     400: b"Bad Request",
@@ -125,3 +125,19 @@ def test_h11_reads_every_answer(status):
     assert isinstance(client.next_event(), h11.Data)
     assert isinstance(client.next_event(), h11.EndOfMessage)
     assert client.their_state is h11.MUST_CLOSE
+
+
+@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize("detail", ["", "more"])
+def test_its_own_answer_is_known_again_by_its_head(status, detail):
+    head = build_error_response(status, detail=detail).partition(b"\r\n\r\n")[0]
+    assert is_own_answer(head)
+    assert is_own_answer(head + b"\r\n")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"", b"HTTP/1.1 503 Service Unavailable", b"HTTP/1.1 200 OK\r\nConnection: close\r\n"],
+)
+def test_a_backends_answer_is_not_its_own(head):
+    assert not is_own_answer(head)
