@@ -6,8 +6,8 @@ speaks and the table is silent; what cannot be tried in a moment (a signal that
 must hit the right microsecond) is known by number only. Distributions carry fixes
 back without changing the number, so every line by number says so.
 
-Sources: observed on 6.1.176, 6.12.101 and 7.2.7; fixes from Debian's changelogs of
-6.1.176-1 and 6.12.107-1. Between the series that were observed nothing is known.
+What is known of single fixes is in `ktlsgate.kernel.known_fixes`. Observed on 6.1.176,
+6.12.101 and 7.2.7; between those series nothing is known.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class KnownBug:
     Attributes:
         effect: what happens, as a clause that follows "on this kernel".
         remedy: what to do, as a sentence without its full stop.
+        source: how it is known.
         last_bad: the newest series in which it was seen.
         first_good: the oldest series from which on it is gone.
         fixed_in: series → the stable release that brought the fix.
@@ -80,6 +81,7 @@ class KnownBug:
 
     effect: str
     remedy: str
+    source: str
     last_bad: tuple[int, int]
     first_good: tuple[int, int]
     fixed_in: Mapping[tuple[int, int], int] = field(default_factory=dict)
@@ -99,21 +101,21 @@ class KnownBug:
     def advice(self, version: KernelVersion) -> str:
         """The line for a version that is suspect by number; empty when it is not."""
         return _BY_NUMBER[self.suspect(version)].format(
-            version=version, effect=self.effect, remedy=self.remedy
+            version=version, effect=self.effect, remedy=self.remedy, source=self.source
         )
 
     @property
     def measured_advice(self) -> str:
         """The line for a kernel on which a trial showed it."""
-        return f"On this kernel {self.effect} (measured). {self.remedy}."
+        return f"On this kernel {self.effect} (measured). {self.remedy}. Source: {self.source}."
 
 
 _BY_NUMBER = {
     Suspicion.NO: "",
     Suspicion.PERHAPS: "Perhaps on this kernel {effect}: nothing certain is known of Linux"
-    " {version}, and the distribution may have brought a fix back. {remedy}.",
+    " {version}, and the distribution may have brought a fix back. {remedy}. Source: {source}.",
     Suspicion.YES: "By its number ({version}), on this kernel {effect}; the distribution may"
-    " have brought a fix back. {remedy}.",
+    " have brought a fix back. {remedy}. Source: {source}.",
 }
 
 KNOWN_BUGS = (
@@ -121,6 +123,8 @@ KNOWN_BUGS = (
         effect="a signal during a blocking send() breaks the connection and loses data",
         remedy="Keep descriptors non-blocking (the gate hands them over so), or run Linux"
         " 6.12.105 or later in that series, or 7.2",
+        source="observed on 6.1.176 and 6.12.101, not on 7.2.7; changelog of Debian's linux"
+        " 6.12.107-1",
         last_bad=(6, 12),
         first_good=(7, 2),
         fixed_in={(6, 12): 105},
@@ -128,6 +132,7 @@ KNOWN_BUGS = (
     KnownBug(
         effect="a client that sends part of a record makes a poll loop in the backend spin",
         remedy="Run Linux 6.12 or later, or use edge-triggered epoll in backends",
+        source="observed on 6.1.176, not on 6.12.101",
         last_bad=(6, 1),
         first_good=(6, 12),
         feature=FeatureName.POLL_HIDES_PARTIAL_RECORDS,
@@ -136,17 +141,10 @@ KNOWN_BUGS = (
         effect="a TLS 1.3 connection cannot be read any more after the client's KeyUpdate",
         remedy="Run Linux 6.14 or later, with share_secrets, if clients upload more than a"
         " hundred gigabytes on one connection; others do not send KeyUpdate",
+        source="observed on 6.12.101, not on 7.2.7; 6.14 according to s2n-tls and GnuTLS"
+        " (1cf5e7d57)",
         last_bad=(6, 13),
         first_good=(6, 14),
         feature=FeatureName.REKEY,
-    ),
-    KnownBug(
-        effect="fixes for records that a hostile client can send are missing",
-        remedy="Update it, or switch offload off for listeners that face strangers",
-        last_bad=(0, 0),
-        # Not that later series are known good: of them nothing is known at all, and a
-        # warning that every kernel gets warns nobody.
-        first_good=(6, 13),
-        fixed_in={(6, 1): 176, (6, 12): 100},
     ),
 )

@@ -10,7 +10,8 @@ import errno
 from collections.abc import Iterator
 
 from ..kernel.engines import Engine
-from ..kernel.known_bugs import KNOWN_BUGS, parse_version
+from ..kernel.known_bugs import KNOWN_BUGS, KernelVersion, parse_version
+from ..kernel.known_fixes import advise_fixes
 from ..kernel.trials import NOT_TRIED
 from ..wire.ciphers import Version
 from .probe_findings import Findings
@@ -45,6 +46,11 @@ _KEY_ADVICE = {
     " net.core.optmem_max.",
 }
 
+_NOT_COUNTED = (
+    "The kernel's counters contradict the trials ({reason}): something else than Linux's tls code"
+    " answers here, a sandbox or a made-up /proc. Trust the trials, not the counters."
+)
+
 _NO_KTLS_BUILD = (
     "This OpenSSL was built without kTLS, as those in the registry's wheels are. The gate does not"
     " mind: engine `direct` installs the keys itself."
@@ -59,7 +65,15 @@ def advise(findings: Findings) -> tuple[str, ...]:
     """Collect the lines, the most urgent first; none when there is nothing to do."""
     return tuple(
         line
-        for source in (_on_failure, _on_ulp, _on_keys, _on_openssl, _on_version)
+        for source in (
+            _on_failure,
+            _on_ulp,
+            _on_keys,
+            _on_counters,
+            _on_openssl,
+            _on_bugs,
+            _on_fixes,
+        )
         for line in source(findings)
     )
 
@@ -92,6 +106,12 @@ def _on_keys(findings: Findings) -> Iterator[str]:
             yield line.format(cells=", ".join(cells))
 
 
+def _on_counters(findings: Findings) -> Iterator[str]:
+    proof = findings.capabilities.counters.proof
+    if proof is not NOT_TRIED and not proof.ok:
+        yield _NOT_COUNTED.format(reason=proof.reason)
+
+
 def _on_openssl(findings: Findings) -> Iterator[str]:
     report = findings.openssl
     if report.problem:
@@ -103,16 +123,26 @@ def _on_openssl(findings: Findings) -> Iterator[str]:
         yield _TX_ONLY_TLS13
 
 
-def _on_version(findings: Findings) -> Iterator[str]:
-    """Known defects; only where there is kTLS to have them."""
+def _version_of(findings: Findings) -> KernelVersion | None:
+    """The kernel's version; none where there is no kTLS to have defects."""
     capabilities = findings.capabilities
     if not capabilities.offload.ulp.ok:
-        return
-    version = parse_version(capabilities.system.kernel, capabilities.system.build)
-    for bug in KNOWN_BUGS:
+        return None
+    return parse_version(capabilities.system.kernel, capabilities.system.build)
+
+
+def _on_bugs(findings: Findings) -> Iterator[str]:
+    capabilities, version = findings.capabilities, _version_of(findings)
+    for bug in KNOWN_BUGS if capabilities.offload.ulp.ok else ():
         outcome = capabilities.feature(bug.feature) if bug.feature else NOT_TRIED
         if outcome is not NOT_TRIED and not outcome.is_broken:
             if not outcome.ok:
                 yield bug.measured_advice
         elif version and (line := bug.advice(version)):
             yield line
+
+
+def _on_fixes(findings: Findings) -> Iterator[str]:
+    version = _version_of(findings)
+    if version and (line := advise_fixes(version)):
+        yield line

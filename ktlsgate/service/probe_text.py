@@ -6,7 +6,7 @@ Rule: values in, text out; the caller knows the terminal and says so in a `Look`
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -16,6 +16,7 @@ from ..kernel.features import FeatureName
 from ..kernel.trials import NOT_TRIED, Outcome
 from .probe_advice import advise
 from .probe_findings import Findings, Mode
+from .probe_require import Requirements, missing_from
 
 __all__ = ["Look", "render_text"]
 
@@ -84,16 +85,18 @@ class Look:
         return self.marks[None if outcome is NOT_TRIED else outcome.ok]
 
 
-def render_text(findings: Findings, look: Look) -> str:
-    """Write the whole report, ending in a line break."""
-    sections = {
+def render_text(findings: Findings, look: Look, wanted: Requirements | None = None) -> str:
+    """Write the whole report, ending in a line break; what was required comes last."""
+    sections: dict[str, Iterable[str]] = {
         "System": _system(findings),
         "Upper layer protocol": _ulp(findings, look),
         "Ciphers: sending key, receiving key, 20 kB moved": _ciphers(findings, look),
         "Features": _features(findings, look),
+        "Counters in /proc/net/tls_stat": _counters(findings, look),
         "OpenSSL": _openssl(findings, look),
         "What a connection gets": _modes(findings, look),
         "Advice": _advice(findings, look),
+        "Required": _required(findings, look, wanted) if wanted else (),
     }
     lines = [look.paint(findings.capabilities.offload.summary(), _BOLD)]
     for title, body in sections.items():
@@ -137,6 +140,17 @@ def _features(findings: Findings, look: Look) -> Iterator[str]:
         yield f"{look.mark_of(outcome)} {name:<28} {outcome.reason}".rstrip()
 
 
+def _counters(findings: Findings, look: Look) -> Iterator[str]:
+    counters = findings.capabilities.counters
+    if counters.moved is None:
+        yield f"{look.marks[None]} there are none: the file is absent"
+        return
+    moved = ", ".join(map(str, counters.moved)) or "none moved"
+    yield f"{look.mark_of(counters.proof)} {moved}"
+    if counters.proof.reason and counters.proof is not NOT_TRIED:
+        yield counters.proof.reason
+
+
 _BUILT = {True: "yes", False: "no", None: "cannot be known where the kernel has none"}
 
 
@@ -173,6 +187,14 @@ def _mode_words(mode: Mode) -> str:
     if mode.engine is None:
         return "handoff, as far as the kernel is concerned"
     return f"handoff (engine {mode.engine})"
+
+
+def _required(findings: Findings, look: Look, wanted: Requirements) -> Iterator[str]:
+    missing = missing_from(findings, wanted)
+    for each in missing:
+        yield f"{look.marks[False]} {each}"
+    if not missing:
+        yield f"{look.marks[True]} {', '.join(wanted.names)}"
 
 
 def _advice(findings: Findings, look: Look) -> Iterator[str]:

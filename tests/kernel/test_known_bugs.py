@@ -7,7 +7,7 @@ import pytest
 from ktlsgate.kernel.features import FeatureName
 from ktlsgate.kernel.known_bugs import KNOWN_BUGS, KernelVersion, Suspicion, parse_version
 
-SIGNAL, POLL, REKEY, RECORDS = KNOWN_BUGS
+SIGNAL, POLL, REKEY = KNOWN_BUGS
 NO, PERHAPS, YES = Suspicion.NO, Suspicion.PERHAPS, Suspicion.YES
 
 
@@ -50,12 +50,6 @@ def test_a_name_without_a_version_has_none(release) -> None:
         (REKEY, "6.12.105", YES),
         (REKEY, "6.13.1", YES),
         (REKEY, "6.14", NO),
-        (RECORDS, "6.1.170", YES),
-        (RECORDS, "6.1.176", NO),
-        (RECORDS, "6.12.99", YES),
-        (RECORDS, "6.12.100", NO),
-        (RECORDS, "6.6.10", PERHAPS),
-        (RECORDS, "6.18.44", NO),
     ],
 )
 def test_versions_are_judged_by_series_and_by_stable_fix(bug, release, suspicion) -> None:
@@ -67,7 +61,8 @@ def test_a_line_by_number_admits_that_a_distribution_may_have_the_fix() -> None:
         "By its number (6.12.101), on this kernel a signal during a blocking send() breaks the"
         " connection and loses data; the distribution may have brought a fix back. Keep"
         " descriptors non-blocking (the gate hands them over so), or run Linux 6.12.105 or later"
-        " in that series, or 7.2."
+        " in that series, or 7.2. Source: observed on 6.1.176 and 6.12.101, not on 7.2.7;"
+        " changelog of Debian's linux 6.12.107-1."
     )
 
 
@@ -78,13 +73,14 @@ def test_a_line_about_an_unknown_series_says_perhaps() -> None:
 
 
 def test_a_good_version_has_no_line() -> None:
-    assert [bug.advice(KernelVersion(series=(7, 2), patch=7)) for bug in KNOWN_BUGS] == [""] * 4
+    assert [bug.advice(KernelVersion(series=(7, 2), patch=7)) for bug in KNOWN_BUGS] == [""] * 3
 
 
 def test_what_a_trial_measures_is_said_without_doubt() -> None:
     assert POLL.measured_advice == (
         "On this kernel a client that sends part of a record makes a poll loop in the backend"
         " spin (measured). Run Linux 6.12 or later, or use edge-triggered epoll in backends."
+        " Source: observed on 6.1.176, not on 6.12.101."
     )
 
 
@@ -93,5 +89,4 @@ def test_the_measurable_ones_name_their_trial() -> None:
         None,
         FeatureName.POLL_HIDES_PARTIAL_RECORDS,
         FeatureName.REKEY,
-        None,
     ]

@@ -1,4 +1,4 @@
-"""The report: exit codes, the JSON schema, advice for each symptom, and how the text looks."""
+"""The report: exit codes, advice for each symptom, and how the text looks."""
 
 from __future__ import annotations
 
@@ -8,93 +8,36 @@ import io
 import json
 
 import pytest
+from helpers.findings import (
+    BARE,
+    BROKEN,
+    BUSY,
+    EINVAL,
+    ENOENT,
+    FEATURES,
+    LIBRARIES,
+    NO_RX,
+    NOT_LOADED,
+    ONLY_13,
+    findings,
+    only,
+    trials,
+    without,
+)
 
 from ktlsgate.config import Offload
-from ktlsgate.kernel.engines import Engine, EngineTrial
-from ktlsgate.kernel.features import Feature, FeatureName
-from ktlsgate.kernel.openssl_probe import Libraries, OpenSslReport
-from ktlsgate.kernel.probe import Capabilities, Cell, OffloadTable
-from ktlsgate.kernel.system import SystemFacts
+from ktlsgate.kernel.engines import Engine
+from ktlsgate.kernel.features import FeatureName
+from ktlsgate.kernel.openssl_probe import OpenSslReport
+from ktlsgate.kernel.probe import Cell, OffloadTable
+from ktlsgate.kernel.tls_stat import CounterChange, CounterCheck
 from ktlsgate.kernel.trials import DONE, NOT_TRIED, Outcome
-from ktlsgate.service import probe_report
 from ktlsgate.service.probe_advice import advise
-from ktlsgate.service.probe_findings import Findings, Mode
-from ktlsgate.service.probe_report import main, render_json
+from ktlsgate.service.probe_findings import Mode
+from ktlsgate.service.probe_report import main
+from ktlsgate.service.probe_require import parse_requirements
 from ktlsgate.service.probe_text import Look, render_text
 from ktlsgate.wire.ciphers import KernelCipher, Version
-
-ENOENT = Outcome(ok=False, errno=errno.ENOENT, reason="nobody loaded it (ENOENT)")
-EINVAL = Outcome(ok=False, errno=errno.EINVAL, reason="unknown (EINVAL)")
-BUSY = Outcome(ok=False, errno=errno.EBUSY, reason="cannot rekey (EBUSY)")
-BROKEN = Outcome(ok=False, reason="no loopback", is_broken=True)
-NO_RX = Outcome(ok=False, reason="OpenSSL did not give the receiving key to the kernel")
-SYSTEM = SystemFacts(
-    kernel="7.2.7",
-    build="#1 Fri Sep 25",
-    machine="x86_64",
-    uid=1000,
-    has_net_admin=False,
-    is_first_user_namespace=True,
-    seccomp=0,
-    available_ulps=("tls",),
-    is_module_loaded=True,
-    has_tls_stat=True,
-    is_container=False,
-)
-FEATURES = tuple(Feature(name=name, outcome=DONE) for name in FeatureName)
-LIBRARIES = Libraries(openssl="OpenSSL 3.6.5", pyopenssl="26.4.0", cryptography="50.0.2")
-
-
-def trials(engine: Engine, **changes: Outcome) -> tuple[EngineTrial, ...]:
-    outcomes = {"handshake": DONE, "tx": DONE, "rx": DONE, "data": DONE} | changes
-    return tuple(
-        EngineTrial(engine=engine, version=version, suite="SUITE", **outcomes)
-        for version in reversed(Version)
-    )
-
-
-def findings(
-    *,
-    table: OffloadTable | None = None,
-    features: tuple[Feature, ...] = FEATURES,
-    openssl: OpenSslReport | None = None,
-    **system: object,
-) -> Findings:
-    report = openssl or OpenSslReport(
-        libraries=LIBRARIES,
-        trials=trials(Engine.DIRECT) + trials(Engine.OPENSSL),
-        has_ktls=True,
-    )
-    capabilities = Capabilities(
-        system=dataclasses.replace(SYSTEM, **system),
-        offload=table or OffloadTable.all(),
-        features=features,
-    )
-    return Findings(capabilities=capabilities, openssl=report)
-
-
-def without(outcome: Outcome, **system: object) -> Findings:
-    """A kernel whose ULP answers so."""
-    report = OpenSslReport(
-        libraries=LIBRARIES, trials=trials(Engine.DIRECT, tx=outcome, rx=outcome, data=NOT_TRIED)
-    )
-    table = OffloadTable(ulp=outcome)
-    return findings(table=table, features=(), openssl=report, **system)
-
-
-BARE = OpenSslReport(libraries=Libraries(), problem="pyOpenSSL is not installed: engines not tried")
-ONLY_13 = OpenSslReport(
-    libraries=LIBRARIES, trials=trials(Engine.DIRECT)[:1] + trials(Engine.DIRECT, tx=EINVAL)[1:]
-)
-
-
-def only(version: Version) -> OffloadTable:
-    cells = (
-        dataclasses.replace(c, tx=DONE if c.version is version else EINVAL)
-        for c in OffloadTable.all().cells
-    )
-    return OffloadTable(ulp=DONE, cells=tuple(cells))
-
 
 # Exit codes and modes.
 
@@ -154,10 +97,6 @@ def test_without_pyopenssl_the_kernel_answers_alone() -> None:
 # Advice.
 
 
-NOT_LOADED = (
-    "Load the module as root and keep it loaded: `modprobe tls`, and"
-    " `echo tls > /etc/modules-load.d/tls.conf`."
-)
 NO_MODULE = (
     "Root could not load the module on demand: try `modprobe tls`; look for `install tls` or"
     " `blacklist tls` in /etc/modprobe.d; or run a kernel built with CONFIG_TLS."
@@ -259,69 +198,23 @@ def test_a_measured_defect_is_told_without_doubt_and_a_numbered_one_with() -> No
 
 def test_a_measurement_silences_the_number() -> None:
     """A distribution that brought poll's fix back to 6.1 is not accused of lacking it."""
-    lines = advise(findings(kernel="6.1.176"))
-    assert [line.partition(",")[0] for line in lines] == ["By its number (6.1.176)"]
+    signal, fixes = advise(findings(kernel="6.1.176"))
+    assert signal.startswith("By its number (6.1.176), on this kernel a signal")
+    assert fixes.startswith("No release of Linux 6.1 is known to have: ")
+
+
+def test_counters_that_contradict_the_trials_are_told() -> None:
+    refused = Outcome(ok=False, reason="TlsTxSw rose by 0, but 8 sending keys were taken")
+    (line,) = advise(findings(counters=CounterCheck(moved=(), proof=refused)))
+    assert line == (
+        "The kernel's counters contradict the trials (TlsTxSw rose by 0, but 8 sending keys were"
+        " taken): something else than Linux's tls code answers here, a sandbox or a made-up /proc."
+        " Trust the trials, not the counters."
+    )
 
 
 def test_defects_are_not_told_where_there_is_no_ktls_to_have_them() -> None:
     assert advise(without(ENOENT, kernel="6.1.100")) == (NOT_LOADED,)
-
-
-# JSON.
-
-
-def outcome_keys(value: dict[str, object] | None) -> bool:
-    return value is None or list(value) == ["ok", "errno", "reason"]
-
-
-def test_the_schema_is_the_documented_one() -> None:
-    report = json.loads(render_json(findings()))
-    documented = [
-        line.split()[0]
-        for line in probe_report.__doc__.split("::", 1)[1].splitlines()
-        if line.startswith("    ") and not line.startswith("     ")
-    ]
-    assert list(report) == documented
-    assert report["schema"] == 1
-    assert set(report["system"]) == {
-        "kernel", "build", "machine", "uid", "net_admin", "first_user_namespace", "seccomp",
-        "available_ulps", "tls_module_loaded", "tls_stat", "container",
-    }  # fmt: skip
-    assert list(report["features"]) == [name.value for name in FeatureName]
-    assert all(map(outcome_keys, report["features"].values()))
-    for row in report["ciphers"]:
-        assert list(row) == ["version", "cipher", "offload", "tx", "rx", "data"]
-        assert all(outcome_keys(row[name]) for name in ("tx", "rx", "data"))
-    for row in report["engines"]:
-        assert list(row) == [
-            "engine", "version", "suite", "offload", "handshake", "tx", "rx", "data",
-        ]  # fmt: skip
-    for row in report["modes"]:
-        assert list(row) == ["version", "mode", "offload", "engine", "reason"]
-    assert set(report["openssl"]) == {
-        "library", "pyopenssl", "cryptography", "has_ktls", "problem",
-    }  # fmt: skip
-
-
-def test_values_in_json_are_those_found() -> None:
-    report = json.loads(render_json(without(ENOENT, available_ulps=None)))
-    assert report["exit_code"] == 3
-    assert report["failure"] == ""
-    assert report["summary"] == "no kTLS here: relaying, because nobody loaded it (ENOENT)"
-    assert report["ulp"]["errno"] == "ENOENT"
-    assert report["system"]["available_ulps"] is None
-    assert report["ciphers"] == []
-    assert report["features"] == {}
-    assert report["engines"][0]["data"] is None
-    assert report["modes"][0]["mode"] == "relay"
-    assert report["modes"][0]["engine"] is None
-    assert report["advice"] == [NOT_LOADED]
-
-
-def test_json_is_one_ascii_line() -> None:
-    text = render_json(findings(build="#1 Größe\n"))
-    assert "\n" not in text
-    assert text.isascii()
 
 
 # Text.
@@ -360,6 +253,9 @@ Features
   ✓ no-padding option
   ✓ poll hides partial records
   ✓ keys readable by any holder
+
+Counters in /proc/net/tls_stat
+  ✓ TlsTxSw +28, TlsRxSw +16
 
 OpenSSL
   library            OpenSSL 3.6.5
@@ -405,6 +301,45 @@ def test_a_refusal_stands_in_its_row() -> None:
     assert "  TLSv1.3 AES_GCM_128        ✗  ✓  ✓  unknown (EINVAL)\n" in text
     assert "  engine direct      ✗ TLSv1.2  none     SUITE  unknown (EINVAL)\n" in text
     assert "  ✗ TLSv1.2  relay: unknown (EINVAL)\n" in text
+
+
+def section(text: str, title: str) -> list[str]:
+    return text.partition(f"\n{title}\n")[2].partition("\n\n")[0].rstrip().split("\n")
+
+
+@pytest.mark.parametrize(
+    ("counters", "lines"),
+    [
+        (CounterCheck(), ["  -- there are none: the file is absent"]),
+        (CounterCheck(moved=()), ["  -- none moved"]),
+        (
+            CounterCheck(
+                moved=(CounterChange(name="TlsTxSw", by=1),),
+                proof=Outcome(ok=False, reason="TlsRxSw rose by 0"),
+            ),
+            ["  no TlsTxSw +1", "  TlsRxSw rose by 0"],
+        ),
+    ],
+    ids=["absent", "silent", "contradicting"],
+)
+def test_counters_say_what_they_prove(counters, lines) -> None:
+    text = render_text(findings(counters=counters), Look())
+    assert section(text, "Counters in /proc/net/tls_stat") == lines
+
+
+def test_what_was_required_and_is_there_comes_last() -> None:
+    text = render_text(findings(), Look(), parse_requirements("rx,1.3,AES_256_GCM,rekey"))
+    assert section(text, "Required") == ["  ok rx, 1.3, AES_256_GCM, rekey"]
+    assert text.endswith("\nRequired\n  ok rx, 1.3, AES_256_GCM, rekey\n")
+
+
+def test_what_was_required_and_is_missing_has_a_line_each() -> None:
+    text = render_text(without(ENOENT), Look(), parse_requirements("1.3,rekey"))
+    reason = (
+        "the tls module is not loaded, and this process may not load it: that takes"
+        " CAP_NET_ADMIN in the first user namespace (ENOENT)"
+    )
+    assert section(text, "Required") == [f"  no tx+rx TLSv1.3: {reason}", f"  no rekey: {reason}"]
 
 
 def test_advice_is_wrapped_to_the_width() -> None:
@@ -481,6 +416,22 @@ def test_main_prints_json_that_agrees_with_its_exit_code(capsys) -> None:
     assert json.loads(out)["exit_code"] == code
     assert out.count("\n") == 1
     assert err == ""
+
+
+def test_main_ends_with_1_when_something_required_is_missing(capsys) -> None:
+    """On a machine without the feature; with it, with 0."""
+    code = main(["--require", "sendfile", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert code == report["exit_code"] == bool(report["required"]["missing"])
+
+
+def test_an_unknown_requirement_is_a_usage_error_with_the_nearest_name(capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--require", "rx,rekye"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "ktlsgate probe: error: argument --require: unknown name 'rekye': the nearest is 'rekey'"
+    )
 
 
 def test_an_unknown_argument_is_a_usage_error(capsys) -> None:
