@@ -63,6 +63,7 @@ IMPURE = {
 _FLAVOURS = "one suite runs the Trio and the blocking flavour alike"
 _PIECES = "pieces of one demo, tested as a client meets it"
 _REPORT = "the report is asserted whole, as text and as JSON"
+_CHECK = "what the check saw is shown as text and as JSON"
 _SESSION = "a session is the only way through it: real sockets, a fake backend"
 TESTED_ELSEWHERE = {
     "backend.arrival": ("backend/test_receiver.py", "a receiver is what drives arrivals"),
@@ -80,6 +81,7 @@ TESTED_ELSEWHERE = {
     "gate.disposal": ("gate/test_session.py", _SESSION),
     "gate.states": ("gate/test_session.py", _SESSION),
     "gate.verdict": ("gate/test_session.py", _SESSION),
+    "service.listen_check_report": ("service/test_listen_check.py", _CHECK),
     "service.probe_advice": ("service/test_probe_report.py", _REPORT),
     "service.probe_findings": ("service/test_probe_report.py", _REPORT),
     "service.probe_text": ("service/test_probe_report.py", _REPORT),
