@@ -5,7 +5,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 SOURCES = ktlsgate scripts tests
 
-.PHONY: run test style types format certs probe build clean
+.PHONY: run test style types format certs probe probe-file build clean
 
 run: $(VENV)/ready ## certificates, demo backend and gate on https://localhost:8443
 	@$(BIN)/python scripts/demo.py --port $(PORT)
@@ -29,6 +29,9 @@ certs: $(VENV)/ready
 
 probe: ## what this machine's kernel and OpenSSL can do; needs no packages
 	@$(PYTHON) scripts/ktls_probe.py
+
+probe-file: ## the probe as one file for any machine with Python 3.11: dist/ktls_probe.pyz
+	@$(PYTHON) scripts/build_probe.py
 
 build: $(VENV)/ready
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib
 import pathlib
 import re
 import tomllib
@@ -11,6 +12,7 @@ import pytest
 from ktlsgate import config
 from ktlsgate.gate.states import TRANSITIONS, State
 from ktlsgate.service.config_file import parse_config
+from ktlsgate.service.probe_require import parse_requirements
 from ktlsgate.wire.handoff import Mode
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -85,3 +87,24 @@ def test_the_two_commands_are_targets_of_the_makefile():
     for target in ("run", "test"):
         assert f"make {target}\n" in README
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_the_probes_json_is_described_where_the_readme_says():
+    for path in ("ktlsgate/service/probe_json.py", "ktlsgate/service/listen_check_report.py"):
+        assert f"`{path}`" in README
+        module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+        assert '``"schema": 1``' in module.__doc__
+
+
+def test_the_names_that_can_be_required_are_names():
+    (list_,) = re.findall(r"^`--require` takes (.*?)\. Every", README, re.DOTALL | re.MULTILINE)
+    names = re.findall(r"`([^`]+)`", list_)
+    assert parse_requirements(",".join(names)).names == tuple(names)
+    (example,) = re.findall(r"probe --require (\S+)", README)
+    assert parse_requirements(example)
+
+
+def test_the_probes_file_is_a_target_of_the_makefile():
+    makefile = (ROOT / "Makefile").read_text()
+    assert "make probe-file" in README
+    assert re.search(r"^probe-file:", makefile, re.MULTILINE)
