@@ -89,6 +89,24 @@ async def _first_one_ends(job: _Job, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
+async def _pump_input(
+    client: RelayedClient, sink: socket.socket, trailing: bytes, end: RelayEnd, activity: _Activity
+) -> None:
+    """Move what the client sends until it ends cleanly.
+
+    Raises:
+        ClientGone: it ended in another way.
+        OSError: the backend closed its end.
+    """
+    data = trailing or await client.receive()
+    while data:
+        await send_all(sink, data)
+        end.bytes_in += len(data)
+        activity.touch()
+        await trio.lowlevel.checkpoint()  # busy ends must not keep others waiting
+        data = await client.receive()
+
+
 async def relay_input(
     client: RelayedClient,
     unix: socket.socket,
@@ -139,13 +157,7 @@ class _InputOnly:
         """Client to backend; ends when the backend needs no more of us."""
         is_clean = True
         try:
-            data = trailing or await self.client.receive()
-            while data:
-                await send_all(self.unix, data)
-                self.end.bytes_in += len(data)
-                self.activity.touch()
-                await trio.lowlevel.checkpoint()  # busy ends must not keep others waiting
-                data = await self.client.receive()
+            await _pump_input(self.client, self.unix, trailing, self.end, self.activity)
         except ClientGone as exc:
             if self._is_backend_done():
                 return
@@ -286,13 +298,7 @@ class _BothWays:
         """Client to backend; ends with a verdict and an end of stream."""
         fault = ""
         try:
-            data = trailing or await self.client.receive()
-            while data:
-                await send_all(self.ours, data)
-                self.end.bytes_in += len(data)
-                self.activity.touch()
-                await trio.lowlevel.checkpoint()  # busy ends must not keep others waiting
-                data = await self.client.receive()
+            await _pump_input(self.client, self.ours, trailing, self.end, self.activity)
         except ClientGone as exc:
             fault = exc.reason
             self.end.blame(f"client_{exc.reason}", str(exc))
