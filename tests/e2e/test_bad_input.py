@@ -24,7 +24,7 @@ from helpers.clients import (
     status_of,
 )
 from helpers.front import start_front
-from helpers.gate_process import gate_config, start_gate, tls_files
+from helpers.gate_process import gate_config, require_view, start_gate, tls_files
 from helpers.identities import Authority
 from OpenSSL import SSL
 
@@ -98,6 +98,7 @@ def is_served(front):
 
 def descriptors(pid):
     """What a process has open, each as its link."""
+    require_view(pid)
     links = []
     for path in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -278,6 +279,7 @@ def test_client_that_stops_is_told_so(front, stage):
 @contextlib.contextmanager
 def room_for(gate, count):
     """Let the gate open that many descriptors more."""
+    require_view(gate.pid)
     soft, hard = resource.prlimit(gate.pid, resource.RLIMIT_NOFILE)
     highest = max(int(path.name) for path in Path(f"/proc/{gate.pid}/fd").iterdir())
     resource.prlimit(gate.pid, resource.RLIMIT_NOFILE, (highest + 1 + count, hard))

@@ -13,6 +13,7 @@ import pytest
 from helpers.backends import digest, pattern, start_backend
 from helpers.clients import WAIT, connect, request, status_of
 from helpers.front import FOUR_LISTENERS, LISTENERS, mode_of, start_front
+from helpers.gate_process import require_view
 from helpers.ktls import require_ktls
 
 _IS_FULL = os.environ.get("KTLSGATE_FULL") == "1"
@@ -103,6 +104,7 @@ def hand_over(front, listener):
 @pytest.mark.slow
 @pytest.mark.parametrize("listener", ["default", "plain"])
 def test_connections_that_are_held_open_cost_the_gate_nothing(front, listener):
+    require_view(front.gate.pid)
     require_mode(listener)
     clients = [hand_over(front, listener) for _ in range(_WARM)]
     before = holdings(front.gate.pid)
@@ -115,6 +117,8 @@ def test_connections_that_are_held_open_cost_the_gate_nothing(front, listener):
 @pytest.mark.slow
 @EACH_LISTENER
 def test_connections_that_ended_cost_the_gate_nothing(front, listener):
+    require_view(front.gate.pid)
+
     def serve_one():
         target = front.target("/hash")
         with front.connect_to(listener) as client:

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 
+import pytest
 from helpers.identities import Authority
 
 WAIT = 60.0  # seconds; a guest of the lab is slow, a hung gate is a failure
@@ -73,6 +74,16 @@ class GateProcess:
         """Send a signal and wait; the exit status."""
         self.process.send_signal(number)
         return self.process.wait(WAIT)
+
+
+def require_view(pid: int) -> None:
+    """Skip where this user may not look at what a gate has open.
+
+    A gate is not dumpable, so that no traffic secret can be traced or dumped; its
+    entries in /proc are root's then, even for the user who started it.
+    """
+    if not os.access(f"/proc/{pid}/fd", os.R_OK | os.X_OK):
+        pytest.skip("only root may look at a gate's descriptors: it is not dumpable")
 
 
 def tls_files(folder: pathlib.Path, kind="ecdsa") -> Authority:
