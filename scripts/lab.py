@@ -42,7 +42,7 @@ NOT_RUN = 77  # automake's "skipped": no test runner uses it for anything else
 GUESTS_AT_ONCE = 2  # each keeps one processor busy
 TAIL = 40  # lines of a guest that was killed or broke down; a traceback's length
 
-STAGED = ("tests", "scripts", "pyproject.toml", "README.md")
+STAGED = ("tests", "scripts", "pyproject.toml", "README.md", "Makefile")
 
 FACTS = """\
 import platform, OpenSSL

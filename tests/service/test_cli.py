@@ -232,7 +232,6 @@ def test_run_with_a_broken_file_ends_before_anything_starts(capsys, folder):
 
 
 def test_probe_gets_the_rest_of_the_arguments(capsys):
-    pytest.importorskip("ktlsgate.service.probe_report", exc_type=ImportError)
     code, _, err = run(capsys, "probe", "--no-such-option")
     assert code == 2
     assert any("--no-such-option" in line for line in err)
