@@ -4,6 +4,7 @@ PORT ?= 8443
 VENV = .venv
 BIN = $(VENV)/bin
 SOURCES = ktlsgate scripts tests
+LINT = $(shell $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["lint"])')
 
 .PHONY: run test style types format certs probe probe-file build clean
 
@@ -44,7 +45,7 @@ $(VENV)/ready: pyproject.toml
 	@touch $@
 
 $(VENV)/lint: $(VENV)/ready
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check mypy ruff
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(LINT)
 	@touch $@
 
 clean:
