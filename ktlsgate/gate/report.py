@@ -39,6 +39,10 @@ class ConnectionReport:
         reason: one word with underscores for counters; empty when all went well.
         detail: the reason in words for people; may hold escaped peer bytes.
         status: the HTTP status that the gate itself answered, 0 for none.
+        fallback: why the kernel does not hold all of a TLS connection, one word
+            (``cipher``, ``no_ulp`` ...); empty when it does. Never overwritten: how the
+            connection ended is ``reason``'s to say.
+        fallback_detail: the same in words, where there are any.
         ktls: ``tx+rx``, ``tx`` or ``none`` under TLS; empty without TLS.
         handshake_ms: from accept to the end of the handshake; None before that.
         header_ms: from there to the end of the head.
@@ -61,6 +65,8 @@ class ConnectionReport:
     alpn: str = ""
     is_resumed: bool = False
     ktls: str = ""
+    fallback: str = ""
+    fallback_detail: str = ""
     backend: str = ""
     method: str = ""
     host: str = ""

@@ -237,7 +237,7 @@ class _Session:
                 self._sock, offloaded.records, kernel_sends=offloaded.offload is Offload.TX
             )
             self._advance(Step.OFFLOAD_REFUSED)
-            report.reason, report.detail = offloaded.reason, offloaded.detail
+            report.fallback, report.fallback_detail = offloaded.reason, offloaded.detail
             self._context.metrics.relays[offloaded.reason] += 1
         report.handshake_ms = self._stage_ms()
 

@@ -49,6 +49,8 @@ _FIELDS = (
     ("resumed", "is_resumed"),
     ("alpn", "alpn"),
     ("ktls", "ktls"),
+    ("fallback", "fallback"),
+    ("fallback_detail", "fallback_detail"),
     ("backend", "backend"),
     ("method", "method"),
     ("host", "host"),

@@ -121,7 +121,7 @@ def test_cipher_that_no_kernel_has_is_relayed(front, client, version, cipher):
     report = front.report(target)
     assert seen == {"size": len(body), "sha256": digest(body)}
     assert report["event"] == "relay"
-    assert (report["cipher"], report["ktls"], report["reason"]) == (cipher, "none", "cipher")
+    assert (report["cipher"], report["ktls"], report["fallback"]) == (cipher, "none", "cipher")
     assert report["bytes_in"] == len(body)
 
 
@@ -134,7 +134,7 @@ def test_client_with_small_records_is_relayed(front, version):
     body = client.fetch(target)
     report = front.report(target)
     assert body == pattern(200_000)
-    assert (report["event"], report["reason"]) == ("relay", "max_fragment_length")
+    assert (report["event"], report["fallback"]) == ("relay", "max_fragment_length")
 
 
 @pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
@@ -143,7 +143,7 @@ def test_client_with_small_records_can_upload(front, version):
     client.options += ["-maxfraglen", "512"]
     target, body = front.target("/hash"), pattern(200_000)
     assert json.loads(client.fetch(target, body))["sha256"] == digest(body)
-    assert front.report(target)["reason"] == "max_fragment_length"
+    assert front.report(target)["fallback"] == "max_fragment_length"
 
 
 _GNUTLS_CIPHERS = ("AES-128-GCM", "AES-256-GCM", "CHACHA20-POLY1305", "AES-128-CCM")

@@ -416,8 +416,8 @@ async def test_a_tls_connection_without_ktls_is_relayed(tmp_path):
         assert head.mode is Mode.RELAY
         assert head.environ["SSL_PROTOCOL"] == "TLSv1.3"
         report = session.report
-        assert (report.event, report.reason) == (Event.RELAY, "no_ulp")
-        assert report.detail == "there is none in this test"
+        assert (report.event, report.fallback, report.reason) == (Event.RELAY, "no_ulp", "")
+        assert report.fallback_detail == "there is none in this test"
         assert (report.ktls, report.tls, report.sni) == ("none", "TLSv1.3", "localhost")
         assert (report.bytes_in, report.bytes_out) == (4, 6)
         assert context.metrics.relays == {"no_ulp": 1}

@@ -80,13 +80,14 @@ def assert_offload(facts, report):
         suite = SUITES[report["cipher"]]
         assert report["event"] == "handoff", report
         assert "reason" not in report
+        assert "fallback" not in report
         assert facts["ulp"] == "tls"
         assert facts["tx"] == facts["rx"] == [suite.version, suite.cipher]
         assert "tcp-ulp-tls" in facts["ss"]
         assert "rxconf: sw txconf: sw" in facts["ss"]
     else:
         assert report["event"] == "relay", report
-        assert report["reason"]
+        assert report["fallback"]
         assert facts["family"] == "AF_UNIX"
 
 
