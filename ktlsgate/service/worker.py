@@ -38,7 +38,6 @@ __all__ = ["build_tls", "run"]
 _log = logging.getLogger("ktlsgate")
 
 EXIT_CLEAN = 0
-EXIT_FAILED = 1
 EXIT_DRAIN_TIMED_OUT = 3
 
 
