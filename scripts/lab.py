@@ -42,6 +42,8 @@ NOT_RUN = 77  # automake's "skipped": no test runner uses it for anything else
 GUESTS_AT_ONCE = 2  # each keeps one processor busy
 TAIL = 40  # lines of a guest that was killed or broke down; a traceback's length
 
+# What the tests themselves read of the environment, such as a seed or a count.
+TEST_VARIABLES = ("KTLSGATE_FULL", "KTLSGATE_MATRIX", "KTLSGATE_RANDOM", "KTLSGATE_SEED")
 STAGED = ("tests", "scripts", "pyproject.toml", "README.md", "Makefile")
 
 FACTS = """\
@@ -126,12 +128,8 @@ def summary(label: str, result: Result) -> str:
 
 
 def suite_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that the tests themselves read, such as a seed or a count."""
-    return {
-        name: environ[name]
-        for name in ("KTLSGATE_FULL", "KTLSGATE_RANDOM", "KTLSGATE_SEED")
-        if name in environ
-    }
+    """Return those of the variables that the tests themselves read."""
+    return {name: environ[name] for name in TEST_VARIABLES if name in environ}
 
 
 async def run_tests(

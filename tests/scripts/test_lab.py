@@ -342,5 +342,10 @@ def test_expiry_of_an_index_is_read_where_it_has_one():
 
 
 def test_guests_get_the_variables_that_the_tests_read_and_no_others():
-    environ = {"KTLSGATE_SEED": "7", "KTLSGATE_LAB": "/x", "HOME": "/root", "KTLSGATE_FULL": "1"}
-    assert lab.suite_settings(environ) == {"KTLSGATE_SEED": "7", "KTLSGATE_FULL": "1"}
+    read = {
+        "KTLSGATE_SEED": "7",
+        "KTLSGATE_FULL": "1",
+        "KTLSGATE_MATRIX": "all",
+        "KTLSGATE_RANDOM": "9",
+    }
+    assert lab.suite_settings({"KTLSGATE_LAB": "/x", "HOME": "/root", **read}) == read
