@@ -9,7 +9,8 @@ the root, in `$KTLSGATE_LAB` or the XDG cache folder; `KTLSGATE_LAB=off` forbids
 
 A guest sees its root read-only. It can write to tmpfs of its own and to its *stage*, one folder per
 run into which the run's files are copied: so runs in one root cannot disturb each other. It has no
-network but loopback, one processor, and root's rights.
+network but loopback, one processor, and root's rights. `test` reads the wheel and the tests once,
+at its start: all its guests run the same, whatever is rebuilt meanwhile.
 
 The exit status is 0 when all that was asked for ran and succeeded, 1 when something failed, 77 when
 nothing failed but something could not be run here; a line beginning with `lab: not run` says what
@@ -27,7 +28,9 @@ import shlex
 import shutil
 import signal
 import sys
+import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,13 +110,13 @@ async def run_command(arguments: argparse.Namespace) -> int:
     return result.status
 
 
-def stage_tests(wheel: Path, stage: Path) -> None:
+def gather_tests(wheel: Path, folder: Path) -> None:
     """Unpack the wheel and copy the tests, but not the checkout's package: it would hide it."""
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(stage / "site")
+        archive.extractall(folder / "site")
     for name in STAGED:
         if (CHECKOUT / name).exists():
-            copy_into(CHECKOUT / name, stage / "work" / name)
+            copy_into(CHECKOUT / name, folder / "work" / name)
 
 
 def summary(label: str, result: Result) -> str:
@@ -132,12 +135,23 @@ def suite_settings(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: environ[name] for name in TEST_VARIABLES if name in environ}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Testing:
+    """What the guests of one `lab.py test` have in common."""
+
+    arguments: argparse.Namespace
+    gathered: Path  # by gather_tests
+    turns: asyncio.Semaphore
+
+
 async def run_tests(
-    root: Root, python: str, arguments: argparse.Namespace, show: Callable[[str], None]
+    root: Root, python: str, testing: Testing, show: Callable[[str], None]
 ) -> Result:
     """Run pytest on the wheel in one guest."""
+    arguments = testing.arguments
     with new_stage(root) as stage:
-        stage_tests(arguments.wheel, stage)
+        for name in ("site", "work"):
+            copy_into(testing.gathered / name, stage / name)
         inside = "/" + str(stage.relative_to(root.folder))
         pytest = ["python3", "-m", "pytest", "-p", "no:cacheprovider", *arguments.pytest]
         facts = shlex.join(["python3", "-c", FACTS])
@@ -150,17 +164,16 @@ async def run_tests(
         return await boot(root, stage, job, show)
 
 
-async def test_combination(
-    root: Root, python: str, arguments: argparse.Namespace, turns: asyncio.Semaphore
-) -> tuple[int, str]:
+async def test_combination(root: Root, python: str, testing: Testing) -> tuple[int, str]:
     """Run pytest in one guest and show its output in one piece; return status and summary."""
+    arguments = testing.arguments
     made_from = root.status["made_from"]
     stand_in = "" if made_from == root.suite else f" ({made_from} in its place)"
     label = f"{root.suite} {python}{stand_in}"
     single = len(arguments.suites) * len(arguments.python) == 1
-    async with turns:
+    async with testing.turns:
         show = write_through if single else lambda _: None
-        result = await run_tests(root, python, arguments, show)
+        result = await run_tests(root, python, testing, show)
     if not single:
         first = -TAIL if result.status in {TIMED_OUT, BROKEN_GUEST} else 0
         text = "\n".join(result.output.splitlines()[first:])
@@ -172,11 +185,14 @@ async def test_combination(
 async def test_command(arguments: argparse.Namespace) -> int:
     """Carry out `lab.py test`."""
     with contextlib.ExitStack() as held:
+        gathered = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="ktlsgate-lab-")))
+        gather_tests(arguments.wheel, gathered)
         roots, missing = ready_roots(arguments.suites, held)
         turns = asyncio.Semaphore(GUESTS_AT_ONCE)
+        testing = Testing(arguments=arguments, gathered=gathered, turns=turns)
         pairs = [(root, python) for root in roots for python in arguments.python]
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(test_combination(*p, arguments, turns)) for p in pairs]
+            tasks = [group.create_task(test_combination(*p, testing)) for p in pairs]
     results = [task.result() for task in tasks]
     write_through("\n".join(["", *(line for _, line in results), *missing, ""]))
     if any(status for status, _ in results):

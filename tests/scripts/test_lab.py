@@ -1,9 +1,12 @@
 """The parts of the lab that decide something: no network, no root, no guest."""
 
 import argparse
+import asyncio
+import contextlib
 import importlib.util
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -272,6 +275,66 @@ def test_boot_messages_are_shown_when_the_job_never_begins():
 
 def test_a_job_cannot_forge_the_end():
     assert feed("T begins\n", "U ends 0\n", "\n", "T ends 1\n") == ("U ends 0\n", 1)
+
+
+# the course of a run
+
+
+def make_root(folder, suite, made_from=None):
+    root = roots.Root(suite=suite, folder=folder / suite, venv_recipe="abc")
+    root.folder.mkdir(exist_ok=True)
+    mark(root, made_from=made_from or suite)
+    return root
+
+
+class Guests:
+    """Stands in for the roots of a folder, of which forky cannot be had, and for their guests."""
+
+    def __init__(self, folder, wheel):
+        self.folder, self.wheel = folder, wheel
+        self.seen = []
+
+    @contextlib.contextmanager
+    def ready_root(self, suite):
+        if suite == "forky":
+            raise machine.LabError("cannot build forky: debootstrap failed\nand why")
+        yield make_root(self.folder, suite)
+
+    async def boot(self, root, stage, job, show):
+        self.seen.append((root.suite, job.python, (stage / "site/a.py").read_text()))
+        self.wheel.write_bytes(b"half a wheel")
+        return lab.Result(status=0, output="1 passed in 1.00s\n", seconds=2.0)
+
+
+@pytest.fixture
+def guests(tmp_path, monkeypatch):
+    wheel = tmp_path / "a.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("a.py", "first")
+    guests = Guests(tmp_path, wheel)
+    monkeypatch.setattr(lab, "ready_root", guests.ready_root)
+    monkeypatch.setattr(lab, "boot", guests.boot)
+    return guests
+
+
+def run_lab(*words):
+    return asyncio.run(lab.carry_out(lab.parse_arguments(list(words))))
+
+
+def test_all_guests_get_the_wheel_as_it_was_at_the_start(guests):
+    options = ("--suites", "bookworm,trixie", "--python", "system")
+    assert run_lab("test", *options, str(guests.wheel)) == 0
+    assert guests.seen == [("bookworm", "system", "first"), ("trixie", "system", "first")]
+
+
+def test_a_suite_that_cannot_be_had_is_reported_in_one_line(guests, capsys):
+    options = ("--suites", "forky,trixie", "--python", "wheel")
+    assert run_lab("test", *options, str(guests.wheel)) == 77
+    assert guests.seen == [("trixie", "wheel", "first")]
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "trixie wheel: passed | unknown | 1 passed | 2 s",
+        "lab: not run: forky: cannot build forky: debootstrap failed",
+    ]
 
 
 # arguments and summary
