@@ -7,6 +7,9 @@ a folder (its *root*, see `lab_roots.py`), with that release's kernel, OpenSSL a
 beside them the virtual environment `/venv` with the registry's newest wheels. The first use builds
 the root, in `$KTLSGATE_LAB` or the XDG cache folder; `KTLSGATE_LAB=off` forbids all of it.
 
+A suite's userland (all but the kernel) runs on its own kernel, or on other suites' kernels:
+`test --kernels SUITE,...` runs each chosen suite on each of those, `run --kernel SUITE` on one.
+
 A guest sees its root read-only. It can write to tmpfs of its own and to its *stage*, one folder per
 run into which the run's files are copied: so runs in one root cannot disturb each other. It has no
 network but loopback, one processor, and root's rights. `test` reads the wheel and the tests once,
@@ -34,7 +37,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab_guest import BROKEN_GUEST, PYTHONS, TIMED_OUT, Job, Result, boot, new_stage
+from lab_guest import BROKEN_GUEST, PYTHONS, TIMED_OUT, Job, Result, System, boot, new_stage
 from lab_machine import LabError, enter_namespace, say, why_not_here
 from lab_roots import CHECKOUT, SUITES, Root, ready_root, root_of
 
@@ -100,12 +103,16 @@ def say_how_it_ended(status: int, timeout: float) -> None:
 
 async def run_command(arguments: argparse.Namespace) -> int:
     """Carry out `lab.py run`."""
-    with ready_root(arguments.suite) as root, new_stage(root) as stage:
+    names = [arguments.suite, arguments.kernel or arguments.suite]
+    with contextlib.ExitStack() as held:
+        ready = {name: held.enter_context(ready_root(name)) for name in in_order(names)}
+        system = System(userland=ready[names[0]], kernel=ready[names[1]])
+        stage = held.enter_context(new_stage(system.userland))
         for source, target in arguments.copy:
             copy_into(source, stage / target)
         command = shlex.join(arguments.command)
         job = Job(command=command, python=arguments.python, timeout=arguments.timeout)
-        result = await boot(root, stage, job, write_through)
+        result = await boot(system, stage, job, write_through)
     say_how_it_ended(result.status, arguments.timeout)
     return result.status
 
@@ -145,14 +152,14 @@ class Testing:
 
 
 async def run_tests(
-    root: Root, python: str, testing: Testing, show: Callable[[str], None]
+    system: System, python: str, testing: Testing, show: Callable[[str], None]
 ) -> Result:
     """Run pytest on the wheel in one guest."""
     arguments = testing.arguments
-    with new_stage(root) as stage:
+    with new_stage(system.userland) as stage:
         for name in ("site", "work"):
             copy_into(testing.gathered / name, stage / name)
-        inside = "/" + str(stage.relative_to(root.folder))
+        inside = "/" + str(stage.relative_to(system.userland.folder))
         pytest = ["python3", "-m", "pytest", "-p", "no:cacheprovider", *arguments.pytest]
         facts = shlex.join(["python3", "-c", FACTS])
         job = Job(
@@ -161,19 +168,29 @@ async def run_tests(
             timeout=arguments.timeout,
             exports={"PYTHONPATH": f"{inside}/site", **suite_settings(os.environ)},
         )
-        return await boot(root, stage, job, show)
+        return await boot(system, stage, job, show)
 
 
-async def test_combination(root: Root, python: str, testing: Testing) -> tuple[int, str]:
+def label_of(system: System, python: str, *, names_kernel: bool) -> str:
+    """Return what a guest is called in the output."""
+
+    def stand_in(root: Root) -> str:
+        made_from = root.status["made_from"]
+        return "" if made_from == root.suite else f" ({made_from} in its place)"
+
+    userland, kernel = system.userland, system.kernel
+    on = f" on {kernel.suite}'s kernel{stand_in(kernel)}" if names_kernel else ""
+    return f"{userland.suite} {python}{stand_in(userland)}{on}"
+
+
+async def test_combination(system: System, python: str, testing: Testing) -> tuple[int, str]:
     """Run pytest in one guest and show its output in one piece; return status and summary."""
     arguments = testing.arguments
-    made_from = root.status["made_from"]
-    stand_in = "" if made_from == root.suite else f" ({made_from} in its place)"
-    label = f"{root.suite} {python}{stand_in}"
-    single = len(arguments.suites) * len(arguments.python) == 1
+    label = label_of(system, python, names_kernel=bool(arguments.kernels))
+    single = len(arguments.suites) * len(arguments.kernels or [1]) * len(arguments.python) == 1
     async with testing.turns:
         show = write_through if single else lambda _: None
-        result = await run_tests(root, python, testing, show)
+        result = await run_tests(system, python, testing, show)
     if not single:
         first = -TAIL if result.status in {TIMED_OUT, BROKEN_GUEST} else 0
         text = "\n".join(result.output.splitlines()[first:])
@@ -182,15 +199,35 @@ async def test_combination(root: Root, python: str, testing: Testing) -> tuple[i
     return result.status, summary(label, result)
 
 
+def systems_of(
+    suites: Sequence[str], kernels: Sequence[str] | None, roots: Iterable[Root]
+) -> list[System]:
+    """Return each suite on each kernel, or else on its own, as far as their roots are ready."""
+    ready = {root.suite: root for root in roots}
+    return [
+        System(userland=ready[suite], kernel=ready[kernel])
+        for suite in suites
+        for kernel in kernels or [suite]
+        if {suite, kernel} <= ready.keys()
+    ]
+
+
+def in_order(suites: Iterable[str]) -> list[str]:
+    """Return each suite once, always in the same order: so locks are never awaited in a ring."""
+    return sorted(set(suites), key=list(SUITES).index)
+
+
 async def test_command(arguments: argparse.Namespace) -> int:
     """Carry out `lab.py test`."""
     with contextlib.ExitStack() as held:
         gathered = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="ktlsgate-lab-")))
         gather_tests(arguments.wheel, gathered)
-        roots, missing = ready_roots(arguments.suites, held)
+        needed = in_order([*arguments.suites, *(arguments.kernels or [])])
+        roots, missing = ready_roots(needed, held)
+        systems = systems_of(arguments.suites, arguments.kernels, roots)
         turns = asyncio.Semaphore(GUESTS_AT_ONCE)
         testing = Testing(arguments=arguments, gathered=gathered, turns=turns)
-        pairs = [(root, python) for root in roots for python in arguments.python]
+        pairs = [(system, python) for system in systems for python in arguments.python]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(test_combination(*p, testing)) for p in pairs]
     results = [task.result() for task in tasks]
@@ -253,6 +290,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     build.add_argument("suites", nargs="*", metavar="SUITE", choices=[*SUITES, []], default=[])
     run = commands.add_parser("run", help="run one command in a guest")
     run.add_argument("suite", choices=SUITES)
+    run.add_argument("--kernel", choices=SUITES, help="another suite's kernel")
     run.add_argument("--python", choices=PYTHONS, default="system")
     run.add_argument("--timeout", type=float, default=300, help="seconds, boot included (300)")
     help_copy = "into the command's working folder; repeatable"
@@ -261,6 +299,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     test = commands.add_parser("test", help="run pytest against a built wheel")
     test.add_argument("--suites", type=some_of(SUITES), default=list(SUITES))
+    help_kernels = "run every suite on each of these suites' kernels, not on its own"
+    test.add_argument("--kernels", type=some_of(SUITES), metavar="SUITES", help=help_kernels)
     test.add_argument("--python", type=some_of(PYTHONS), default=list(PYTHONS))
     test.add_argument("--timeout", type=float, default=900, help="seconds per guest (900)")
     test.add_argument("wheel", type=existing_path)

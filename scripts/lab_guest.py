@@ -1,4 +1,9 @@
-"""Boot one user-mode Linux over a root, run one job in it, and read what the job wrote."""
+"""Boot one user-mode Linux over a root, run one job in it, and read what the job wrote.
+
+The kernel is that root's own or another root's. A kernel is a program that needs the libc it was
+built with, so it runs inside its own root; another root, to be the guest's, is mounted there, on a
+tmpfs of this program's mount namespace: no root is written to, and nobody else sees it.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +43,12 @@ for folder in /run /dev/shm /tmp; do mount -t tmpfs -o mode=1777 tmpfs $folder; 
 chmod 755 /run
 mount -t devpts -o ptmxmode=666 devpts /dev/pts
 [ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
-# The option is a bare path up to Linux 6.10 or so, and has a name since.
-mount -t hostfs -o hostfs={stage} hostfs {stage} 2>/dev/null ||
-    mount -t hostfs -o {stage} hostfs {stage}
+# The folder is an option with a name or a bare path: it depends on the kernel and on mount.
+hostfs() {{
+    mount -t hostfs -o $1,hostfs=$2 hostfs $3 2>/dev/null || mount -t hostfs -o $1,$2 hostfs $3
+}}
+hostfs rw {below}{stage} {stage}
+{modules}
 ip link set lo up
 busybox hostname lab
 ulimit -n 65536
@@ -52,6 +60,38 @@ status=$?
 echo; echo "{token} ends $status"
 busybox halt -f
 """
+
+
+# The kernel's modules, where modprobe looks; a root has links there to those of its own kernel.
+FOREIGN_MODULES = "hostfs ro /usr/lib/uml/modules /usr/lib/modules"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """What a guest is made of: the userland of one root, the kernel of the same or another."""
+
+    userland: Root
+    kernel: Root
+
+    @property
+    def is_mixed(self) -> bool:
+        """Return whether the kernel is another root's."""
+        return self.userland.suite != self.kernel.suite
+
+    @property
+    def below(self) -> str:
+        """Where in the kernel's root the userland lies; nothing if that is it."""
+        return f"/tmp/{self.userland.suite}" if self.is_mixed else ""  # noqa: S108 - a root's own
+
+    def mounts(self) -> list[tuple[Path, tuple[str, ...]]]:
+        """Return what the kernel's program needs mounted in its root, outer mount points first."""
+        root = self.kernel.folder
+        # The guest's memory is a file in /tmp.
+        tmpfs = ("-t", "tmpfs", "-o", "mode=1777,exec", "tmpfs")
+        needed = [(root / "proc", ("--bind", "/proc")), (root / "tmp", tmpfs)]
+        # Not --rbind: what is mounted in the userland's root is for its own kernel.
+        bind = ("--bind", str(self.userland.folder))
+        return [*needed, (root / self.below[1:], bind)] if self.is_mixed else needed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,46 +159,52 @@ def new_stage(root: Root) -> Iterator[Path]:
         shutil.rmtree(stage)
 
 
-def guest_command(root: Root, init: str) -> list[str]:
-    """Return the command that boots the root's kernel over the root, with `init` as its first."""
+def guest_command(system: System, init: str) -> list[str]:
+    """Return the command that boots the kernel over the userland, with `init` as its first."""
+    # A bare path: no kernel takes the option's name here.
+    flags = [f"rootflags={system.below}"] if system.is_mixed else []
     return [
         # The guest dies with us even if we are killed outright, and its helpers die with it.
         *("setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"),
-        # Its memory is a file in TMPDIR, so that is a tmpfs.
-        *(
-            "chroot",
-            str(root.folder),
-            "env",
-            "-i",
-            "PATH=/usr/bin:/bin",
-            "TMPDIR=/tmp",
-            "HOME=/tmp",
-        ),
-        *("linux.uml", "mem=2G", "root=/dev/root", "rootfstype=hostfs", "ro", f"init={init}"),
+        *("chroot", str(system.kernel.folder)),
+        *("env", "-i", "PATH=/usr/bin:/bin", "TMPDIR=/tmp", "HOME=/tmp"),
+        *("linux.uml", "mem=2G", "root=/dev/root", "rootfstype=hostfs", *flags, "ro"),
+        f"init={init}",
         *("quiet", "loglevel=3", "con=null", "con0=null,fd:1", "ssl=null"),
     ]
 
 
-def write_init(stage: Path, job: Job, *, inside: str, token: str) -> None:
-    """Write the guest's first program into its stage, which the guest knows as `inside`."""
+def write_init(system: System, stage: Path, job: Job, token: str) -> str:
+    """Write the guest's first program into its stage; return where the guest sees it."""
+    inside = "/" + str(stage.relative_to(system.userland.folder))
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in job.exports.items())
-    values = {"path": PYTHONS[job.python], "stage": inside, "token": token, "exports": exports}
+    values = {
+        "path": PYTHONS[job.python],
+        "exports": exports,
+        "below": system.below,
+        "stage": inside,
+        "modules": FOREIGN_MODULES if system.is_mixed else "",
+        "token": token,
+        "command": job.command,
+    }
     init = stage / ".init.sh"
-    init.write_text(INIT.format(command=job.command, **values), encoding="utf-8")
+    init.write_text(INIT.format(**values), encoding="utf-8")
     init.chmod(0o755)
+    return f"{inside}/{init.name}"
 
 
-async def boot(root: Root, stage: Path, job: Job, show: Callable[[str], None]) -> Result:
+async def boot(system: System, stage: Path, job: Job, show: Callable[[str], None]) -> Result:
     """Run the job in a guest that can write to the stage; call `show` with output as it comes.
 
+    The stage is one of the userland's root.
     A guest that is still there at the deadline is killed with everything it started, and so it is
     when this is cancelled.
     """
-    mount_once(root.folder / "proc", "--bind", "/proc")
-    mount_once(root.folder / "tmp", "-t", "tmpfs", "-o", "mode=1777,exec", "tmpfs")
-    inside = "/" + str(stage.relative_to(root.folder))
+    for folder, options in system.mounts():
+        folder.mkdir(exist_ok=True)
+        mount_once(folder, *options)
     output = GuestOutput(token := f"lab-{secrets.token_hex(8)}")
-    write_init(stage, job, inside=inside, token=token)
+    init = write_init(system, stage, job, token)
     pieces: list[str] = []
 
     def emit(text: str) -> None:
@@ -168,7 +214,7 @@ async def boot(root: Root, stage: Path, job: Job, show: Callable[[str], None]) -
 
     started = time.monotonic()
     guest = await asyncio.create_subprocess_exec(
-        *guest_command(root, f"{inside}/.init.sh"),
+        *guest_command(system, init),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

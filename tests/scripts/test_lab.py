@@ -124,6 +124,13 @@ def mark(root, **status):
     root.marker.write_text(json.dumps(status))
 
 
+def make_root(folder, suite, made_from=None):
+    root = roots.Root(suite=suite, folder=folder / suite, venv_recipe="abc")
+    root.folder.mkdir(exist_ok=True)
+    mark(root, made_from=made_from or suite)
+    return root
+
+
 def test_root_without_a_marker_is_not_ready(root):
     root.venv_marker.write_text("abc")
     assert not root.is_ready()
@@ -277,14 +284,126 @@ def test_a_job_cannot_forge_the_end():
     assert feed("T begins\n", "U ends 0\n", "\n", "T ends 1\n") == ("U ends 0\n", 1)
 
 
+# one suite's userland on another's kernel
+
+
+def make_system(folder, userland, kernel):
+    return guest.System(userland=make_root(folder, userland), kernel=make_root(folder, kernel))
+
+
+def test_a_kernel_of_its_own_boots_in_the_root_that_it_shows(tmp_path):
+    system = make_system(tmp_path, "trixie", "trixie")
+    command = guest.guest_command(system, "/stage/x/.init.sh")
+    at = command.index("chroot")
+    assert command[at : at + 2] == ["chroot", f"{tmp_path}/trixie"]
+    assert command[command.index("linux.uml") :] == [
+        *("linux.uml", "mem=2G", "root=/dev/root", "rootfstype=hostfs", "ro"),
+        *("init=/stage/x/.init.sh", "quiet", "loglevel=3", "con=null", "con0=null,fd:1"),
+        "ssl=null",
+    ]
+
+
+def test_another_suites_kernel_boots_in_its_own_root_and_shows_the_userlands(tmp_path):
+    system = make_system(tmp_path, "bookworm", "forky")
+    command = guest.guest_command(system, "/stage/x/.init.sh")
+    at = command.index("chroot")
+    assert command[at : at + 2] == ["chroot", f"{tmp_path}/forky"]
+    assert command[command.index("rootfstype=hostfs") :][:4] == [
+        *("rootfstype=hostfs", "rootflags=/tmp/bookworm", "ro", "init=/stage/x/.init.sh")
+    ]
+
+
+TMPFS = ("-t", "tmpfs", "-o", "mode=1777,exec", "tmpfs")
+
+
+def test_the_userland_is_mounted_below_another_suites_kernel_on_its_tmpfs(tmp_path):
+    assert make_system(tmp_path, "bookworm", "forky").mounts() == [
+        (tmp_path / "forky/proc", ("--bind", "/proc")),
+        (tmp_path / "forky/tmp", TMPFS),
+        (tmp_path / "forky/tmp/bookworm", ("--bind", f"{tmp_path}/bookworm")),
+    ]
+
+
+def test_a_kernel_of_its_own_needs_only_proc_and_a_tmpfs(tmp_path):
+    assert make_system(tmp_path, "forky", "forky").mounts() == [
+        (tmp_path / "forky/proc", ("--bind", "/proc")),
+        (tmp_path / "forky/tmp", TMPFS),
+    ]
+
+
+def hostfs_lines(system):
+    stage = system.userland.folder / "stage" / "x"
+    stage.mkdir(parents=True)
+    job = guest.Job(command="true", python="system", timeout=1)
+    assert guest.write_init(system, stage, job, "T") == "/stage/x/.init.sh"
+    lines = (stage / ".init.sh").read_text().splitlines()
+    return [line for line in lines if line.startswith("hostfs ")]
+
+
+def test_init_mounts_the_stage_and_the_modules_from_where_the_kernel_sees_them(tmp_path):
+    assert hostfs_lines(make_system(tmp_path, "bookworm", "forky")) == [
+        "hostfs rw /tmp/bookworm/stage/x /stage/x",
+        "hostfs ro /usr/lib/uml/modules /usr/lib/modules",
+    ]
+
+
+def test_init_leaves_the_modules_of_a_kernel_of_its_own_where_they_are(tmp_path):
+    assert hostfs_lines(make_system(tmp_path, "forky", "forky")) == ["hostfs rw /stage/x /stage/x"]
+
+
+def pairs_of(suites, kernels, ready):
+    made = [roots.Root(suite=name, folder=Path(name), venv_recipe="") for name in ready]
+    systems = lab.systems_of(suites, kernels, made)
+    return [(system.userland.suite, system.kernel.suite) for system in systems]
+
+
+def test_every_chosen_suite_runs_on_every_chosen_kernel():
+    assert pairs_of(["trixie", "bookworm"], ["forky", "trixie"], roots.SUITES) == [
+        ("trixie", "forky"),
+        ("trixie", "trixie"),
+        ("bookworm", "forky"),
+        ("bookworm", "trixie"),
+    ]
+
+
+def test_without_chosen_kernels_every_suite_runs_on_its_own():
+    assert pairs_of(["trixie", "forky"], None, roots.SUITES) == [
+        ("trixie", "trixie"),
+        ("forky", "forky"),
+    ]
+
+
+def test_a_root_that_is_not_ready_costs_only_the_pairs_that_need_it():
+    ready = ["bookworm", "trixie"]
+    assert pairs_of(["bookworm"], ["trixie", "forky"], ready) == [("bookworm", "trixie")]
+    assert pairs_of(["forky", "trixie"], ["bookworm"], ready) == [("trixie", "bookworm")]
+
+
+def test_locks_are_taken_once_each_and_in_one_order():
+    assert lab.in_order(["forky", "bookworm", "forky"]) == ["bookworm", "forky"]
+
+
+def test_label_names_the_kernels_suite_when_kernels_were_chosen(tmp_path):
+    system = make_system(tmp_path, "bookworm", "forky")
+    assert lab.label_of(system, "wheel", names_kernel=True) == "bookworm wheel on forky's kernel"
+    own = make_system(tmp_path, "trixie", "trixie")
+    assert lab.label_of(own, "system", names_kernel=True) == "trixie system on trixie's kernel"
+    assert lab.label_of(own, "system", names_kernel=False) == "trixie system"
+
+
+def test_label_says_which_of_the_two_another_release_stands_in_for(tmp_path):
+    ours, sid = make_root(tmp_path, "trixie"), make_root(tmp_path, "forky", made_from="sid")
+    labels = [
+        lab.label_of(guest.System(userland=u, kernel=k), "system", names_kernel=True)
+        for u, k in ((ours, sid), (sid, ours))
+    ]
+    assert labels == [
+        "trixie system on forky's kernel (sid in its place)",
+        "forky system (sid in its place) on trixie's kernel",
+    ]
+
+
 # the course of a run
-
-
-def make_root(folder, suite, made_from=None):
-    root = roots.Root(suite=suite, folder=folder / suite, venv_recipe="abc")
-    root.folder.mkdir(exist_ok=True)
-    mark(root, made_from=made_from or suite)
-    return root
 
 
 class Guests:
@@ -300,8 +419,9 @@ class Guests:
             raise machine.LabError("cannot build forky: debootstrap failed\nand why")
         yield make_root(self.folder, suite)
 
-    async def boot(self, root, stage, job, show):
-        self.seen.append((root.suite, job.python, (stage / "site/a.py").read_text()))
+    async def boot(self, system, stage, job, show):
+        names = (system.userland.suite, system.kernel.suite, job.python)
+        self.seen.append((*names, (stage / "site/a.py").read_text()))
         self.wheel.write_bytes(b"half a wheel")
         return lab.Result(status=0, output="1 passed in 1.00s\n", seconds=2.0)
 
@@ -324,16 +444,40 @@ def run_lab(*words):
 def test_all_guests_get_the_wheel_as_it_was_at_the_start(guests):
     options = ("--suites", "bookworm,trixie", "--python", "system")
     assert run_lab("test", *options, str(guests.wheel)) == 0
-    assert guests.seen == [("bookworm", "system", "first"), ("trixie", "system", "first")]
+    assert guests.seen == [
+        ("bookworm", "bookworm", "system", "first"),
+        ("trixie", "trixie", "system", "first"),
+    ]
 
 
 def test_a_suite_that_cannot_be_had_is_reported_in_one_line(guests, capsys):
     options = ("--suites", "forky,trixie", "--python", "wheel")
     assert run_lab("test", *options, str(guests.wheel)) == 77
-    assert guests.seen == [("trixie", "wheel", "first")]
+    assert guests.seen == [("trixie", "trixie", "wheel", "first")]
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "trixie wheel: passed | unknown | 1 passed | 2 s",
         "lab: not run: forky: cannot build forky: debootstrap failed",
+    ]
+
+
+def test_a_kernel_that_cannot_be_had_is_reported_in_one_line(guests, capsys):
+    options = ("--suites", "bookworm", "--kernels", "forky,trixie", "--python", "wheel")
+    assert run_lab("test", *options, str(guests.wheel)) == 77
+    assert guests.seen == [("bookworm", "trixie", "wheel", "first")]
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "bookworm wheel on trixie's kernel: passed | unknown | 1 passed | 2 s",
+        "lab: not run: forky: cannot build forky: debootstrap failed",
+    ]
+
+
+def test_a_command_runs_on_the_chosen_kernel_or_else_its_own(guests):
+    (guests.folder / "a.py").write_text("copied")
+    copy = ("--copy", f"{guests.folder}/a.py:site/a.py")
+    assert run_lab("run", "bookworm", "--kernel", "trixie", *copy, "--", "true") == 0
+    assert run_lab("run", "bookworm", *copy, "--", "true") == 0
+    assert guests.seen == [
+        ("bookworm", "trixie", "system", "copied"),
+        ("bookworm", "bookworm", "system", "copied"),
     ]
 
 
@@ -361,11 +505,17 @@ def test_what_follows_the_dashes_is_the_guests():
     assert (arguments.python, arguments.command) == ("wheel", ["ls", "--", "-l"])
     arguments = lab.parse_arguments(["test", "--suites", "forky,trixie", __file__])
     assert (arguments.suites, arguments.pytest) == (["forky", "trixie"], [])
+    assert arguments.kernels is None
+    arguments = lab.parse_arguments(["test", "--kernels", "forky,trixie", __file__])
+    assert arguments.kernels == ["forky", "trixie"]
 
 
-def test_an_unknown_suite_is_refused():
+@pytest.mark.parametrize("option", ["--suites", "--kernels"])
+def test_an_unknown_suite_is_refused(option, capsys):
     with pytest.raises(SystemExit):
-        lab.parse_arguments(["test", "--suites", "forky,potato", __file__])
+        lab.parse_arguments(["test", option, "forky,potato", __file__])
+    expected = f"{option}: 'forky,potato': expected some of bookworm,trixie,forky\n"
+    assert capsys.readouterr().err.endswith(expected)
 
 
 def result(status, *lines):
