@@ -17,6 +17,7 @@ __all__ = [
     "ClientVerify",
     "Config",
     "Dialect",
+    "EngineChoice",
     "Keepalive",
     "KtlsPolicy",
     "Limits",
@@ -36,6 +37,17 @@ class Offload(enum.Enum):
     TX = "tx"
     NONE = "none"
 
+    def is_within(self, bound: Offload) -> bool:
+        """Whether this is no more than ``bound``."""
+        return _MORE[self] <= _MORE[bound]
+
+    def at_most(self, bound: Offload) -> Offload:
+        """Return this, or ``bound`` if that is less."""
+        return self if self.is_within(bound) else bound
+
+
+_MORE = {Offload.NONE: 0, Offload.TX: 1, Offload.BOTH: 2}
+
 
 class KtlsPolicy(enum.Enum):
     """What to do when the kernel cannot hold the keys of a connection.
@@ -48,6 +60,20 @@ class KtlsPolicy(enum.Enum):
     REQUIRE = "require"
     PREFER = "prefer"
     OFF = "off"
+
+
+class EngineChoice(enum.Enum):
+    """Who puts the keys of a listener's connections into the kernel.
+
+    ``DIRECT``: OpenSSL shakes hands in memory, the gate derives the keys and
+    installs them; needs no kTLS in OpenSSL. ``OPENSSL``: OpenSSL does it itself
+    (SSL_OP_ENABLE_KTLS), and no key ever reaches Python. ``AUTO``: whichever gives
+    more here, ``DIRECT`` if they give the same.
+    """
+
+    AUTO = "auto"
+    DIRECT = "direct"
+    OPENSSL = "openssl"
 
 
 class Dialect(enum.Enum):
@@ -147,6 +173,7 @@ class Listener:
     address: str
     tls: bool = True
     ktls: KtlsPolicy = KtlsPolicy.PREFER
+    engine: EngineChoice = EngineChoice.AUTO
     offload: Offload = Offload.BOTH  # the most that may go to the kernel
     backlog: int = 4096  # cut down by the kernel to net.core.somaxconn
 
@@ -174,13 +201,15 @@ class Route:
     ``/app`` matches ``/app`` and ``/app/x``, not ``/apple``. ``share_secrets``
     gives the backend the TLS 1.3 traffic secrets, where the kernel can rekey, so
     that it can follow KeyUpdates. Whoever has them can decrypt all that the
-    connection carries, from its first request to its last byte.
+    connection carries, from its first request to its last byte. ``offload`` bounds
+    what goes to the kernel further than the listener's does.
     """
 
     hosts: tuple[str, ...] = ("*",)
     path: str = "/"
     backend: Backend
     keepalive: Keepalive = Keepalive.AUTO
+    offload: Offload = Offload.BOTH  # no bound beyond the listener's
     share_secrets: bool = False  # the gate gives away no more than it is asked to
 
 

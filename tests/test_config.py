@@ -13,6 +13,7 @@ from ktlsgate.config import (
     ClientVerify,
     Config,
     Dialect,
+    EngineChoice,
     Keepalive,
     KtlsPolicy,
     Limits,
@@ -84,6 +85,7 @@ def test_listener_prefers_the_kernel_in_both_directions():
         "address": "*:443",
         "tls": True,
         "ktls": KtlsPolicy.PREFER,
+        "engine": EngineChoice.AUTO,
         "offload": Offload.BOTH,
         "backlog": 4096,
     }
@@ -104,6 +106,7 @@ def test_route_takes_everything_unless_told():
         "path": "/",
         "backend": APP,
         "keepalive": Keepalive.AUTO,
+        "offload": Offload.BOTH,
         "share_secrets": False,
     }
 
@@ -141,3 +144,19 @@ def test_choices_have_the_words_of_the_file(kind, words):
 
 def test_module_reads_no_file():
     assert not {"open", "os", "pathlib", "tomllib"} & set(vars(config))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "less"),
+    [
+        (Offload.BOTH, Offload.BOTH, Offload.BOTH),
+        (Offload.BOTH, Offload.TX, Offload.TX),
+        (Offload.NONE, Offload.TX, Offload.NONE),
+        (Offload.TX, Offload.TX, Offload.TX),
+    ],
+)
+def test_offloads_are_ordered(one, other, less):
+    assert one.at_most(other) is other.at_most(one) is less
+    assert less.is_within(one)
+    assert less.is_within(other)
+    assert one.is_within(other) is (one is less)

@@ -32,6 +32,7 @@ PUBLIC = {
         "ClientVerify",
         "Config",
         "Dialect",
+        "EngineChoice",
         "Keepalive",
         "KtlsPolicy",
         "Limits",

@@ -28,6 +28,7 @@ import trio
 
 from ..errors import LocalProtocolError, RemoteProtocolError
 from ..kernel.records import recv_record, send_record
+from ..wire.counted_records import CountedRecordLayer
 from ..wire.http_head import HeadLimits, RequestHead, scan_head
 from ..wire.messages import CLOSE_NOTIFY, AlertDescription, HandshakeType, build_alert, parse_alert
 from ..wire.record_layer import RecordLayer
@@ -158,7 +159,9 @@ class RelayedClient:
 
     __slots__ = ("_kernel_sends", "_lock", "_unsent", "records", "sock")
 
-    def __init__(self, sock: socket.socket, records: RecordLayer, *, kernel_sends: bool) -> None:
+    def __init__(
+        self, sock: socket.socket, records: RecordLayer | CountedRecordLayer, *, kernel_sends: bool
+    ) -> None:
         """Wrap a socket and its record layer."""
         self.sock = sock
         self.records = records
@@ -191,11 +194,11 @@ class RelayedClient:
     async def _receive_records(self) -> bytes:
         try:
             try:
-                data = self.sock.recv(_CHUNK, socket.MSG_DONTWAIT)
+                data = self.sock.recv(self.records.wanted, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 # A bad record behind good ones was kept back; nothing good follows it.
                 self._raise_failure()
-                data = await recv(self.sock, _CHUNK)
+                data = await recv(self.sock, self.records.wanted)
         except OSError as exc:
             raise ClientGone("reset", f"the client is gone: {exc.strerror}") from exc
         if not data:

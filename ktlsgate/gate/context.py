@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from OpenSSL import SSL
 
 from ..config import KtlsPolicy, Limits, Listener, Offload, Route
+from ..kernel.engines import Engine
 from ..metrics import Metrics
 from ..wire.http_head import HeadLimits
-from ..wire.routes import is_single
+from ..wire.routes import is_single, routes_of_host
 from .offload import OffloadTable
 from .report import Report
 
@@ -26,6 +27,7 @@ class SessionContext:
     Attributes:
         listener: its configuration.
         tls: the OpenSSL context; None on a plain-HTTP listener.
+        engine: who puts keys into the kernel; ``tls`` is made for it.
         table: what the kernel can offload.
         most: the most that the operator allows it to.
         routes: in the order of matching.
@@ -39,6 +41,7 @@ class SessionContext:
 
     listener: Listener
     tls: SSL.Context | None
+    engine: Engine
     table: OffloadTable
     most: Offload
     routes: tuple[Route, ...]
@@ -49,12 +52,23 @@ class SessionContext:
     metrics: Metrics
     report: Report
 
+    def offload_of(self, sni: str) -> Offload | None:
+        """The bound of whatever route a client can mean by a name; None if it depends.
+
+        A request that none of them matches is not handed over at all.
+        """
+        bounds = {
+            self.most.at_most(route.offload) for route in routes_of_host(self.routes, sni)
+        } or {self.most}
+        return bounds.pop() if len(bounds) == 1 else None
+
     @classmethod
     def make(
         cls,
         *,
         listener: Listener,
         tls: SSL.Context | None,
+        engine: Engine = Engine.DIRECT,
         table: OffloadTable,
         routes: tuple[Route, ...],
         limits: Limits,
@@ -65,6 +79,7 @@ class SessionContext:
         return cls(
             listener=listener,
             tls=tls,
+            engine=engine,
             table=table,
             most=Offload.NONE if listener.ktls is KtlsPolicy.OFF else listener.offload,
             routes=routes,

@@ -60,10 +60,6 @@ class Offloaded:
     records: RecordLayer | None = None
     secrets: TrafficSecrets | None = field(default=None, repr=False)
 
-    def release_secrets(self) -> tuple[Offloaded, TrafficSecrets | None]:
-        """Part from the secrets: the same without them, and they, for one use."""
-        return replace(self, secrets=None), self.secrets
-
 
 def _refusal(
     handshake: Handshake,
@@ -123,14 +119,10 @@ def offload(
         return _keep_all(handshake, "key_refused", str(exc))
     if not has_tx(sock):
         raise AssertionError("the kernel took the sending key and does not have it")
-    offloaded = _offload_rx(sock, handshake, rx, _bound(table.supports(suite), most))
+    offloaded = _offload_rx(sock, handshake, rx, table.supports(suite).at_most(most))
     if offloaded.offload is Offload.BOTH:
         return replace(offloaded, secrets=secrets)
     return offloaded
-
-
-def _bound(able: Offload, most: Offload) -> Offload:
-    return Offload.BOTH if able is most is Offload.BOTH else Offload.TX
 
 
 def _offload_rx(

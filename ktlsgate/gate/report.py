@@ -43,6 +43,7 @@ class ConnectionReport:
             (``cipher``, ``no_ulp`` ...); empty when it does. Never overwritten: how the
             connection ended is ``reason``'s to say.
         fallback_detail: the same in words, where there are any.
+        engine: who shook hands and installs keys, ``direct`` or ``openssl``; empty without TLS.
         ktls: ``tx+rx``, ``tx`` or ``none`` under TLS; empty without TLS.
         handshake_ms: from accept to the end of the handshake; None before that.
         header_ms: from there to the end of the head.
@@ -64,6 +65,7 @@ class ConnectionReport:
     sni: str = ""
     alpn: str = ""
     is_resumed: bool = False
+    engine: str = ""
     ktls: str = ""
     fallback: str = ""
     fallback_detail: str = ""

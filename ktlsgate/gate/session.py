@@ -34,14 +34,13 @@ from ..kernel.ktls import attach_ulp
 from ..kernel.sockets import format_address, unmap_address
 from ..wire.error_response import build_error_response
 from ..wire.handoff import Handoff, Mode, TlsFacts
-from ..wire.handshake import Handshake
 from ..wire.http_head import RequestHead
 from ..wire.routes import match_route
-from .client import ClientGone, KernelClient, RelayedClient, linger
+from .client import ClientGone, KernelClient, linger
 from .context import SessionContext
 from .disposal import Relay, give_away
-from .handshake import perform_handshake
-from .offload import Offloaded, offload
+from .engines import shake_hands
+from .offloading import Client, Offloading
 from .report import ConnectionReport, Event
 from .states import State, Step, advance
 
@@ -55,16 +54,20 @@ _TIMEOUTS = {
 }
 
 _NO_ROUTE = (404, "no_route", "no route for this host and path")
+_MISDIRECTED = (421, "misdirected", "the route allows less offload than the name asked for in TLS")
 
 # Failed handshakes after which there is nobody to hear anything.
 _SILENT_FAILURES = frozenset(("client_gone", "not_tls"))
 
+# By whether all has moved that will, and whether the kernel holds it all.
+_OFFLOAD_STEPS = {
+    (True, True): Step.KEYS_INSTALLED,
+    (True, False): Step.OFFLOAD_REFUSED,
+    (False, False): Step.OFFLOAD_DEFERRED,
+}
+
 # How long an answer of our own may take to leave; it fits into any send buffer.
 _ANSWER_SECONDS = 5.0
-
-
-_KTLS_LABELS = {Offload.BOTH: "tx+rx", Offload.TX: "tx", Offload.NONE: "none"}
-_MODES = {Offload.BOTH: Mode.BOTH, Offload.TX: Mode.TX, Offload.NONE: Mode.RELAY}
 
 
 async def run_session(
@@ -103,7 +106,7 @@ class _Session:
         "_context",
         "_ending",
         "_is_head_request",
-        "_offloaded",
+        "_offloading",
         "_remote",
         "_scope",
         "_sock",
@@ -125,9 +128,9 @@ class _Session:
         self._sock = sock
         self._remote = remote
         self._state = State.EXPECT_HANDSHAKE if context.tls else State.EXPECT_HEAD
-        self._client: KernelClient | RelayedClient | None = None
+        self._client: Client | None = None
         self._tls: TlsFacts | None = None
-        self._offloaded = Offloaded(offload=Offload.NONE)
+        self._offloading: Offloading | None = None
         self._ulp_reason = context.table.ulp_reason
         self._ending: Callable[[], Awaitable[None]] | None = None
         self._is_head_request = False
@@ -194,29 +197,25 @@ class _Session:
         context = self._context
         if context.most is not Offload.NONE and not self._ulp_reason:
             self._attach_ulp()
-        handshake = Handshake(tls, max_bytes=context.limits.max_handshake_bytes)
         try:
-            await perform_handshake(self._sock, handshake)
+            shaken = await shake_hands(self._sock, tls, context, self._ulp_reason)
         except HandshakeFailed as exc:
             self._advance(Step.HANDSHAKE_FAILED)
             self._refuse_handshake(exc)
             return False
-        established = handshake.established()
         self._advance(Step.ESTABLISHED)
-        self._tls = facts = established.facts
+        self._tls = facts = shaken.established.facts
         report = self.report
         report.tls, report.cipher, report.sni = facts.protocol, facts.cipher, facts.sni
         report.alpn, report.is_resumed = facts.alpn, facts.is_resumed
-        offloaded = self._offloaded = offload(
-            self._sock,
-            handshake,
-            established,
-            table=context.table,
-            most=context.most,
-            ulp_reason=self._ulp_reason,
-            keeps_secrets=context.keeps_secrets,
+        report.engine = context.engine.value
+        offloading = self._offloading = Offloading(
+            self._sock, shaken, most=context.most, at_once=context.offload_of(facts.sni)
         )
-        self._take_offloaded(offloaded)
+        self._client = offloading.client
+        self._advance(_OFFLOAD_STEPS[offloading.is_settled, offloading.offload is Offload.BOTH])
+        self._report_offload(offloading)
+        report.handshake_ms = self._stage_ms()
         return True
 
     def _attach_ulp(self) -> None:
@@ -226,20 +225,12 @@ class _Session:
         except KtlsUnavailable as exc:
             self._ulp_reason = str(exc)
 
-    def _take_offloaded(self, offloaded: Offloaded) -> None:
+    def _report_offload(self, offloading: Offloading) -> None:
         report = self.report
-        report.ktls = _KTLS_LABELS[offloaded.offload]
-        if offloaded.records is None:
-            self._client = KernelClient(self._sock, is_tls=True)
-            self._advance(Step.KEYS_INSTALLED)
-        else:
-            self._client = RelayedClient(
-                self._sock, offloaded.records, kernel_sends=offloaded.offload is Offload.TX
-            )
-            self._advance(Step.OFFLOAD_REFUSED)
-            report.fallback, report.fallback_detail = offloaded.reason, offloaded.detail
-            self._context.metrics.relays[offloaded.reason] += 1
-        report.handshake_ms = self._stage_ms()
+        report.ktls = offloading.label
+        report.fallback, report.fallback_detail = offloading.reason, offloading.detail
+        if offloading.is_settled and offloading.reason:
+            self._context.metrics.relays[offloading.reason] += 1
 
     def _refuse_handshake(self, failure: HandshakeFailed) -> None:
         gone = failure.reason == "client_gone"
@@ -256,9 +247,7 @@ class _Session:
         self._client = KernelClient(self._sock, is_tls=False)
         await self._answer(400, detail="This port speaks HTTPS.")
 
-    async def _read_head(
-        self, client: KernelClient | RelayedClient
-    ) -> tuple[RequestHead, bytes] | None:
+    async def _read_head(self, client: Client) -> tuple[RequestHead, bytes] | None:
         """Step 7: one head, not one byte more."""
         try:
             head, trailing = await client.read_head(self._context.head_limits)
@@ -282,8 +271,8 @@ class _Session:
 
     async def _dispose(self, head: RequestHead, trailing: bytes) -> None:
         """Steps 8 to 11: route, hand off, and relay where the kernel holds less."""
-        refusal = self._refusal()
         route = match_route(self._context.routes, head)
+        refusal = self._refusal(route, trailing) if route else _NO_ROUTE
         if refusal or not route:
             status, reason, detail = refusal or _NO_ROUTE
             self._advance(Step.REJECTED)
@@ -298,16 +287,23 @@ class _Session:
             self._end(Event.BACKEND_FAILED, exc.reason, str(exc))
             self._ending = functools.partial(self._answer, exc.status)
 
-    def _refusal(self) -> tuple[int, str, str] | None:
-        """What forbids a request before any route is asked."""
+    def _refusal(self, route: Route, trailing: bytes) -> tuple[int, str, str] | None:
+        """Settle who does the crypto; what of it forbids this request."""
+        offloading = self._offloading
+        if offloading is None:
+            return None
+        was_settled = offloading.is_settled
+        is_allowed = offloading.settle(route, trailing)
+        if not was_settled:
+            self._client = offloading.client
+            self._report_offload(offloading)
+        if not is_allowed:
+            return _MISDIRECTED
         listener = self._context.listener
-        if (
-            listener.ktls is KtlsPolicy.REQUIRE
-            and self._tls is not None
-            and self._offloaded.offload is not listener.offload
-        ):
-            offloaded = self._offloaded
-            return 503, "ktls_required", offloaded.detail or f"not offloaded: {offloaded.reason}"
+        wanted = listener.offload.at_most(route.offload)
+        if listener.ktls is KtlsPolicy.REQUIRE and not wanted.is_within(offloading.offload):
+            reason = offloading.detail or f"not offloaded: {offloading.reason}"
+            return 503, "ktls_required", reason
         return None
 
     async def _give_away(self, head: RequestHead, trailing: bytes, route: Route) -> None:
@@ -327,11 +323,11 @@ class _Session:
 
     def _make_handoff(self, head: RequestHead, route: Route) -> Handoff:
         """Collect what the backend is told; it takes our copy of the secrets with it."""
-        context = self._context
-        self._offloaded, secrets = self._offloaded.release_secrets()
+        context, offloading = self._context, self._offloading
+        secrets = offloading.release_secrets() if offloading else None
         return Handoff(
             head=head,
-            mode=_MODES[self._offloaded.offload] if self._tls else Mode.PLAIN,
+            mode=offloading.mode if offloading else Mode.PLAIN,
             tls=self._tls,
             remote=self._remote,
             local=unmap_address(self._sock.getsockname()),
@@ -389,8 +385,8 @@ class _Session:
         if self._state is State.EXPECT_DISPOSAL:  # cancelled, or crashed, in the middle
             self._give_up()
         self._sock.close()
-        if isinstance(self._client, RelayedClient):
-            self._client.records.forget()
+        if self._offloading:
+            self._offloading.forget()
         report = self.report
         report.duration_ms = round((trio.current_time() - self._accepted) * 1000, 3)
         metrics = self._context.metrics

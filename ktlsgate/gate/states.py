@@ -29,6 +29,7 @@ class Step(enum.Enum):
     HANDSHAKE_FAILED = "handshake_failed"
     KEYS_INSTALLED = "keys_installed"
     OFFLOAD_REFUSED = "offload_refused"
+    OFFLOAD_DEFERRED = "offload_deferred"
     HEAD_RECEIVED = "head_received"
     HEAD_REJECTED = "head_rejected"
     PEER_CLOSED = "peer_closed"
@@ -49,6 +50,7 @@ TRANSITIONS: dict[State, dict[Step, State]] = {
     State.EXPECT_OFFLOAD: {
         Step.KEYS_INSTALLED: State.EXPECT_HEAD,
         Step.OFFLOAD_REFUSED: State.EXPECT_HEAD,
+        Step.OFFLOAD_DEFERRED: State.EXPECT_HEAD,
     },
     State.EXPECT_HEAD: {
         Step.HEAD_RECEIVED: State.EXPECT_DISPOSAL,

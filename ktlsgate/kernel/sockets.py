@@ -7,22 +7,29 @@ are set on the listener, once.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import select
 import socket
 import struct
+import sys
+import termios
 
 __all__ = [
     "bind_listeners",
     "bytes_acked",
+    "bytes_taken",
     "format_address",
     "has_only_sent_end",
+    "is_established",
     "is_hung_up",
     "parse_address",
     "unmap_address",
 ]
 
-_FIN_WAIT = (4, 5)  # TCP_FIN_WAIT1 and 2 in tcpi_state (linux/tcp.h, net/tcp_states.h)
+_ESTABLISHED = 1  # in tcpi_state (linux/tcp.h, net/tcp_states.h)
+_FIN_WAIT = (4, 5)  # TCP_FIN_WAIT1 and 2
 _BYTES_ACKED = struct.Struct("=120xQ")  # tcpi_bytes_acked in struct tcp_info (linux/tcp.h)
+_BYTES_RECEIVED = struct.Struct("=128xQ")  # tcpi_bytes_received
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -101,6 +108,24 @@ def bytes_acked(sock: socket.socket) -> int:
         return 0
     (acked,) = _BYTES_ACKED.unpack(raw)
     return int(acked)
+
+
+def bytes_taken(sock: socket.socket) -> int:
+    """How many received bytes were read from the socket so far; 0 where unknown.
+
+    To be asked while no record of it is decrypted by the kernel.
+    """
+    raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.size)
+    if len(raw) < _BYTES_RECEIVED.size:
+        return 0
+    (received,) = _BYTES_RECEIVED.unpack(raw)
+    unread = int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
+    return int(received) - unread
+
+
+def is_established(sock: socket.socket) -> bool:
+    """Whether neither side has ended its stream, and nobody has reset it (TCP_INFO)."""
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED
 
 
 def has_only_sent_end(sock: socket.socket) -> bool:

@@ -45,6 +45,7 @@ def _route(route: config.Route) -> Iterator[tuple[str, object]]:
     yield "path", route.path
     yield "backend", route.backend.name
     yield "keepalive", route.keepalive
+    yield "offload", route.offload
     yield "share_secrets", route.share_secrets
 
 

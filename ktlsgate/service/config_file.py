@@ -26,6 +26,7 @@ from .. import config
 from ..errors import ConfigError
 from . import config_names as names
 from . import config_values as values
+from .config_engines import check_engines
 from .config_flags import Flags, put_flags
 from .config_routes import check_routes
 from .config_source import Shape, Source
@@ -34,6 +35,7 @@ from .toml_lines import key_lines
 __all__ = ["Flags", "config_from_flags", "load_config", "parse_config"]
 
 _KTLS = values.enumerated(config.KtlsPolicy)
+_OFFLOAD = values.enumerated(config.Offload)
 _VERSIONS = ("TLSv1.2", "TLSv1.3")  # in this order
 _LIMITS = Shape(
     place="[limits]",
@@ -54,7 +56,8 @@ _LISTEN = Shape(
         "address": names.listen_address,
         "tls": values.boolean,
         "ktls": _KTLS,
-        "offload": values.enumerated(config.Offload),
+        "engine": values.enumerated(config.EngineChoice),
+        "offload": _OFFLOAD,
         "backlog": values.count(),
     },
     required=("address",),
@@ -66,6 +69,7 @@ _ROUTE = Shape(
         "path": names.route_path,
         "backend": values.plain_text,
         "keepalive": values.enumerated(config.Keepalive),
+        "offload": _OFFLOAD,
         "share_secrets": values.boolean,
     },
     required=("backend",),
@@ -211,9 +215,13 @@ def _build(source: Source, flags: Flags | None) -> config.Config:
     if "drain_timeout" in top:
         limits["drain_timeout"] = top["drain_timeout"]
     logging = {key: top[f"log_{key}"] for key in ("level", "format", "file") if f"log_{key}" in top}
+    listeners = tuple(_read_listeners(source, top))
+    routes = tuple(_read_routes(source, _read_backends(source)))
+    for index, text in check_engines(listeners, routes):
+        source.complain(("listen", index, "engine"), text)
     built = config.Config(
-        listeners=tuple(_read_listeners(source, top)),
-        routes=tuple(_read_routes(source, _read_backends(source))),
+        listeners=listeners,
+        routes=routes,
         certificate=_read_certificate(source),
         tls=_read_tls(source),
         limits=config.Limits(**limits),

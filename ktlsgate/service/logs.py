@@ -48,6 +48,7 @@ _FIELDS = (
     ("cipher", "cipher"),
     ("resumed", "is_resumed"),
     ("alpn", "alpn"),
+    ("engine", "engine"),
     ("ktls", "ktls"),
     ("fallback", "fallback"),
     ("fallback_detail", "fallback_detail"),

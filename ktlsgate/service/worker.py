@@ -10,10 +10,11 @@ A second signal ends at once.
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -24,13 +25,15 @@ from ..config import Config, KtlsPolicy, Listener, Offload
 from ..errors import ConfigError
 from ..gate.context import SessionContext
 from ..gate.listener import Gatekeeper, serve_listener
-from ..gate.report import Report
+from ..kernel.engines import Engine
+from ..kernel.openssl_probe import probe_openssl
 from ..kernel.privileges import forbid_dumps, raise_open_files
 from ..kernel.probe import OffloadTable, probe_offload
 from ..kernel.sockets import bind_listeners, format_address, unmap_address
 from ..metrics import Metrics
 from ..wire.tls_context import build_server_context
 from .certificates import load_client_ca, load_identity
+from .engine_choice import asks_for_keys, choose_engine
 from .logs import open_logs
 
 __all__ = ["build_tls", "run"]
@@ -41,19 +44,28 @@ EXIT_CLEAN = 0
 EXIT_DRAIN_TIMED_OUT = 3
 
 
-def build_tls(config: Config) -> SSL.Context | None:
-    """Read the certificates and make the context that all TLS listeners share.
+def build_tls(config: Config) -> dict[Engine, SSL.Context]:
+    """Read the certificates and make one context for each engine, which its listeners share.
 
     Raises:
         ConfigError: with the file or the key at fault.
     """
     if config.certificate is None:
-        return None
+        return {}
     identity = load_identity(config.certificate)
     for warning in identity.warnings:
         _log.warning("%s", warning)
     client_cas = load_client_ca(config.tls.client_ca) if config.tls.client_ca else ()
-    return build_server_context(config.tls, identity.chain, identity.key, client_cas)
+    return {
+        engine: build_server_context(
+            config.tls,
+            identity.chain,
+            identity.key,
+            client_cas,
+            lets_openssl_offload=engine is Engine.OPENSSL,
+        )
+        for engine in Engine
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +98,16 @@ def run(config: Config, ready: _Ready | None = None) -> int:
         report = cleanup.enter_context(open_logs(config.logging)).write_report
         tls = build_tls(config)
         table = _probe(config)
-        metrics = Metrics()
-        bound = _bind(config, tls, table, metrics, report)
+        engines = _choose_engines(config, table)
+        shared = functools.partial(
+            SessionContext.make,
+            table=table,
+            routes=config.routes,
+            limits=config.limits,
+            metrics=Metrics(),
+            report=report,
+        )
+        bound = _bind(config.listeners, engines, tls, shared)
         for one in bound:
             cleanup.callback(one.sock.close)
         open_files = raise_open_files()
@@ -122,23 +142,31 @@ def _require(listener: Listener, table: OffloadTable) -> None:
         raise ConfigError(f'{begin} that can do offload = "both", got one that can do "tx" only')
 
 
+def _choose_engines(config: Config, table: OffloadTable) -> list[Engine]:
+    """Choose for each listener; say which and why where there is a choice."""
+    if table.ulp_reason or not any(map(asks_for_keys, config.listeners)):
+        return [Engine.DIRECT] * len(config.listeners)
+    trials = probe_openssl(table)
+    chosen = []
+    for listener in config.listeners:
+        engine, line = Engine.DIRECT, ""
+        if asks_for_keys(listener):
+            engine, line = choose_engine(listener, config, trials)
+            _log.info("%s", line)
+        chosen.append(engine)
+    return chosen
+
+
 def _bind(
-    config: Config,
-    tls: SSL.Context | None,
-    table: OffloadTable,
-    metrics: Metrics,
-    report: Report,
+    listeners: Sequence[Listener],
+    engines: Sequence[Engine],
+    tls: Mapping[Engine, SSL.Context],
+    make_context: Callable[..., SessionContext],
 ) -> list[_Bound]:
     bound: list[_Bound] = []
-    for listener in config.listeners:
-        context = SessionContext.make(
-            listener=listener,
-            tls=tls if listener.tls else None,
-            table=table,
-            routes=config.routes,
-            limits=config.limits,
-            metrics=metrics,
-            report=report,
+    for listener, engine in zip(listeners, engines, strict=True):
+        context = make_context(
+            listener=listener, tls=tls[engine] if listener.tls else None, engine=engine
         )
         try:
             socks = _bind_one(listener)

@@ -38,6 +38,7 @@ from ..errors import HandshakeFailed, LocalProtocolError, RemoteProtocolError
 from .ciphers import SUITES, CipherSuite, Version
 from .client_certificate import describe_client_certificate
 from .client_hello import FirstBytes, HelloReader, classify_first_bytes
+from .counted_records import CountedRecordLayer
 from .crypto_info import RxCryptoInfo, TxCryptoInfo
 from .handoff import TlsFacts
 from .key_schedule import TrafficSecret, TrafficSecrets, derive_key_block
@@ -46,7 +47,13 @@ from .openssl_extra import is_session_reused
 from .record_layer import RecordLayer, drain_output, openssl_reason
 from .records import HEADER_SIZE, ContentType, RecordReader, split_records
 
-__all__ = ["Established", "Handshake"]
+__all__ = [
+    "Established",
+    "Handshake",
+    "check_first_bytes",
+    "collect_established",
+    "sort_failure",
+]
 
 # OpenSSL's reason texts, in one place; several versions spell some of them differently.
 _REASONS = {
@@ -85,7 +92,8 @@ class Handshake:
 
     After `is_established` exactly one of these follows: `derive_keys` and then
     `forget` (both directions go to the kernel), or `into_record_layer` (OpenSSL
-    goes on, perhaps for receiving only: then `derive_keys` came before it).
+    goes on, perhaps for receiving only: then `derive_keys` came before it). Before
+    that `count_records` lets OpenSSL go on for a while.
     """
 
     __slots__ = (
@@ -95,6 +103,7 @@ class Handshake:
         "_last_sent",
         "_max_bytes",
         "_reader",
+        "_received_since",
         "_received_under_key",
         "_secrets",
         "_sent_under_key",
@@ -117,6 +126,7 @@ class Handshake:
         self._max_bytes = max_bytes
         self._sent_under_key: int | None = None
         self._received_under_key: int | None = None
+        self._received_since = 0  # records behind the handshake
         self._last_sent = b""
         self._has_output = False  # perhaps: a record was taken and nobody looked since
         self.is_established = False
@@ -138,9 +148,9 @@ class Handshake:
         if not data:
             raise HandshakeFailed("client_gone", f"expected a {self._expected()}, got end of file")
         if not self._reader.taken:
-            self._check_first_bytes(data)
+            check_first_bytes(data)
         elif self._reader.taken < HEADER_SIZE:
-            self._check_first_bytes(self._reader.peek() + data)
+            check_first_bytes(self._reader.peek() + data)
         try:
             record = self._reader.receive_data(data)
         except RemoteProtocolError as exc:
@@ -156,13 +166,6 @@ class Handshake:
 
     def _expected(self) -> str:
         return "handshake record" if self._reader.taken else "ClientHello"
-
-    def _check_first_bytes(self, data: bytes) -> None:
-        kind = classify_first_bytes(data)
-        if kind is FirstBytes.PLAIN_HTTP:
-            raise HandshakeFailed("plain_http", "expected a ClientHello, got plain HTTP")
-        if kind is FirstBytes.NOT_TLS:
-            raise HandshakeFailed("not_tls", f"expected a ClientHello, got {data[:5]!r}")
 
     def _receive_record(self, record: bytes) -> None:
         if not self._hello.is_complete:
@@ -182,7 +185,7 @@ class Handshake:
             message = f"expected a {self._expected()}, got close_notify"
             raise HandshakeFailed("client_gone", message) from exc
         except SSL.Error as exc:
-            raise _failure(exc) from exc
+            raise sort_failure(exc) from exc
 
     def data_to_send(self) -> bytes:
         """Whole records for the client; send all of them before the next read."""
@@ -209,26 +212,7 @@ class Handshake:
 
     def established(self) -> Established:
         """Collect what the handshake agreed on."""
-        connection = self._connection
-        name = connection.get_cipher_name() or ""
-        certificate = connection.get_peer_certificate()
-        described: tuple[tuple[bytes, bytes], ...] = ()
-        if certificate is not None:
-            described = describe_client_certificate(certificate.to_cryptography())
-        version = connection.get_protocol_version()
-        facts = TlsFacts(
-            protocol=Version(version).label,
-            cipher=name,
-            sni=self._hello.server_name,
-            alpn=connection.get_alpn_proto_negotiated().decode("ascii", "backslashreplace"),
-            is_resumed=is_session_reused(connection),
-            client_certificate=described,
-        )
-        return Established(
-            facts=facts,
-            suite=SUITES.get(name),
-            has_max_fragment_length=self._hello.has_max_fragment_length,
-        )
+        return collect_established(self._connection, self._hello)
 
     @property
     def has_pending_data(self) -> bool:
@@ -252,7 +236,7 @@ class Handshake:
         tx, rx = secrets.tx.derive_key(), secrets.rx.derive_key()
         return (
             TxCryptoInfo(suite=suite, key=tx, rec_seq=self._sent_under_key or 0),
-            RxCryptoInfo(suite=suite, key=rx, rec_seq=0),
+            RxCryptoInfo(suite=suite, key=rx, rec_seq=self._received_since),
         )
 
     def traffic_secrets(self, suite: CipherSuite) -> TrafficSecrets:
@@ -274,6 +258,7 @@ class Handshake:
         if suite.shape.explicit:
             last = int.from_bytes(self._last_sent[HEADER_SIZE : HEADER_SIZE + 8], "big")
             nonce = ((last + 1) % (1 << 64)).to_bytes(8, "big")
+        received = (self._received_under_key or 0) + self._received_since
         return (
             TxCryptoInfo(
                 suite=suite,
@@ -281,7 +266,7 @@ class Handshake:
                 rec_seq=self._sent_under_key or 0,
                 explicit_nonce=nonce,
             ),
-            RxCryptoInfo(suite=suite, key=client_key, rec_seq=self._received_under_key or 0),
+            RxCryptoInfo(suite=suite, key=client_key, rec_seq=received),
         )
 
     def forget(self) -> None:
@@ -294,13 +279,61 @@ class Handshake:
         self._secrets.clear()
         del self._connection
 
+    def count_records(self) -> CountedRecordLayer:
+        """Let OpenSSL go on for now, so that `derive_keys` is still right afterwards."""
+        return CountedRecordLayer(self, RecordLayer(self._connection))
+
+    def count_received(self) -> None:
+        """One more record was received behind the handshake."""
+        self._received_since += 1
+
     def into_record_layer(self) -> RecordLayer:
         """Let OpenSSL go on protecting the records that the kernel does not."""
         self._secrets.clear()
         return RecordLayer(self._connection)
 
 
-def _failure(error: SSL.Error) -> HandshakeFailed:
+def check_first_bytes(data: bytes) -> None:
+    """Look at the first 1 to 5 bytes of a connection.
+
+    Raises:
+        HandshakeFailed: they cannot begin a ClientHello.
+    """
+    kind = classify_first_bytes(data[:HEADER_SIZE])
+    if kind is FirstBytes.PLAIN_HTTP:
+        raise HandshakeFailed("plain_http", "expected a ClientHello, got plain HTTP")
+    if kind is FirstBytes.NOT_TLS:
+        raise HandshakeFailed("not_tls", f"expected a ClientHello, got {data[:5]!r}")
+
+
+def collect_established(connection: SSL.Connection, hello: HelloReader) -> Established:
+    """Collect what an established connection agreed on.
+
+    Args:
+        connection: OpenSSL's object.
+        hello: what its ClientHello said.
+    """
+    name = connection.get_cipher_name() or ""
+    certificate = connection.get_peer_certificate()
+    described: tuple[tuple[bytes, bytes], ...] = ()
+    if certificate is not None:
+        described = describe_client_certificate(certificate.to_cryptography())
+    facts = TlsFacts(
+        protocol=Version(connection.get_protocol_version()).label,
+        cipher=name,
+        sni=hello.server_name,
+        alpn=connection.get_alpn_proto_negotiated().decode("ascii", "backslashreplace"),
+        is_resumed=is_session_reused(connection),
+        client_certificate=described,
+    )
+    return Established(
+        facts=facts,
+        suite=SUITES.get(name),
+        has_max_fragment_length=hello.has_max_fragment_length,
+    )
+
+
+def sort_failure(error: SSL.Error) -> HandshakeFailed:
     """Sort an OpenSSL failure into a reason class."""
     reason = openssl_reason(error)
     if reason in _REASONS:

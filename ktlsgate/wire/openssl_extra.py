@@ -12,7 +12,7 @@ from typing import Any
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL
 
-__all__ = ["is_session_reused", "set_ciphersuites"]
+__all__ = ["can_rebind_to_memory", "is_session_reused", "rebind_to_memory", "set_ciphersuites"]
 
 _lib: Any = Binding().lib
 
@@ -45,3 +45,25 @@ def is_session_reused(connection: SSL.Connection) -> bool:
     if function is None:
         return False
     return bool(function(connection._ssl))  # noqa: SLF001
+
+
+_REBINDING = ("BIO_new", "BIO_s_mem", "SSL_set_bio")
+
+
+def can_rebind_to_memory() -> bool:
+    """Whether `rebind_to_memory` works with these versions."""
+    return all(hasattr(_lib, name) for name in _REBINDING) and hasattr(SSL.Connection, "bio_write")
+
+
+def rebind_to_memory(connection: SSL.Connection) -> None:
+    """Let a connection that is bound to a socket go on over memory BIOs.
+
+    From then on it is as if made with ``SSL.Connection(context, None)``: `bio_write`,
+    `bio_read`. OpenSSL frees the BIO of the socket, and leaves the socket open. What it
+    holds of an unfinished record stays in it. Keys that it gave to the kernel stay
+    there; it can replace none of them any more, since KeyUpdates now meet memory only.
+    """
+    into, out = _lib.BIO_new(_lib.BIO_s_mem()), _lib.BIO_new(_lib.BIO_s_mem())
+    _lib.SSL_set_bio(connection._ssl, into, out)  # noqa: SLF001 - owns both BIOs now
+    connection._into_ssl, connection._from_ssl = into, out  # noqa: SLF001
+    connection._socket = None  # noqa: SLF001

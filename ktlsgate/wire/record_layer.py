@@ -40,10 +40,12 @@ class RecordLayer:
     """An established connection in user space.
 
     Attributes:
+        wanted: how many bytes to read next, at most.
         is_closed: whether the peer's close_notify came: nothing more will.
     """
 
     __slots__ = ("_connection", "_error", "is_closed")
+    wanted = _CHUNK
 
     def __init__(self, connection: SSL.Connection) -> None:
         self._connection = connection

@@ -13,7 +13,7 @@ import re
 from ..config import Keepalive, Route
 from .http_head import RequestHead
 
-__all__ = ["covers_its_host", "hosts_overlap", "is_single", "match_route"]
+__all__ = ["covers_its_host", "hosts_overlap", "is_single", "match_route", "routes_of_host"]
 
 # "%2f", "%2e", "%5c", "%00"; empty, "." and ".." segments, also with the parameters that
 # servlet containers cut off before they resolve dots ("/..;/"); backslashes.
@@ -49,6 +49,20 @@ def _matches_path(prefix: str, path: bytes, *, is_ambiguous: bool) -> bool:
         return False
     encoded = prefix.rstrip("/").encode()
     return path == encoded or path.startswith(encoded + b"/")
+
+
+def routes_of_host(routes: tuple[Route, ...], host: str) -> tuple[Route, ...]:
+    """Find every route that a request for a host can match; all where there is no name."""
+    name = host.removesuffix(".")
+    if not name:
+        return routes
+    found = []
+    for route in routes:
+        if _matches_host(route.hosts, name):
+            found.append(route)
+            if route.path == "/":  # no request gets past it
+                break
+    return tuple(found)
 
 
 def hosts_overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:

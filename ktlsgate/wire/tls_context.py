@@ -17,7 +17,9 @@ from ..errors import ConfigError, HandshakeFailed
 from .keylog import CLIENT_TRAFFIC_SECRET, SERVER_TRAFFIC_SECRET, parse_keylog_line
 from .openssl_extra import set_ciphersuites
 
-__all__ = ["build_server_context"]
+__all__ = ["OP_ENABLE_KTLS", "build_server_context"]
+
+OP_ENABLE_KTLS = 1 << 3  # openssl/ssl.h; pyOpenSSL has no name for it
 
 _VERSIONS = {"TLSv1.2": SSL.TLS1_2_VERSION, "TLSv1.3": SSL.TLS1_3_VERSION}
 _VERIFY_MODES = {
@@ -34,6 +36,8 @@ def build_server_context(
     chain: tuple[x509.Certificate, ...],
     key: Any,
     client_cas: tuple[x509.Certificate, ...] = (),
+    *,
+    lets_openssl_offload: bool = False,
 ) -> SSL.Context:
     """Make the context of a listener.
 
@@ -42,6 +46,8 @@ def build_server_context(
         chain: leaf first.
         key: the leaf's private key (a cryptography object).
         client_cas: authorities for client certificates.
+        lets_openssl_offload: for connections that are bound to their sockets: OpenSSL
+            moves the keys into the kernel, and no secret is told to us.
 
     Raises:
         ConfigError: OpenSSL does not take a certificate, the key or a cipher name.
@@ -58,7 +64,10 @@ def build_server_context(
     _set_client_verification(context, tls, client_cas)
     if tls.alpn:
         context.set_alpn_select_callback(_alpn_selector(tuple(p.encode() for p in tls.alpn)))
-    context.set_keylog_callback(_keep_traffic_secrets)
+    if lets_openssl_offload:
+        context.set_options(OP_ENABLE_KTLS)
+    else:
+        context.set_keylog_callback(_keep_traffic_secrets)
     return context
 
 

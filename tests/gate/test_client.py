@@ -463,6 +463,7 @@ class FakeRecords:
     """A record layer whose every read makes a record of its own, numbered with the rest."""
 
     is_closed = False
+    wanted = 65_536
 
     def __init__(self):
         self.number = 0

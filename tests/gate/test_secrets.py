@@ -119,13 +119,6 @@ def test_i5_secrets_are_not_kept_where_they_would_be_of_no_use(context, how):
     assert len(alive()) == len(before)
 
 
-def test_i5_releasing_secrets_leaves_none(context):
-    found, _ = offloaded(context)
-    rest, secrets = found.release_secrets()
-    assert secrets is found.secrets
-    assert rest == dataclasses.replace(found, secrets=None)
-
-
 # Giving them away.
 
 

@@ -12,7 +12,8 @@ its comma, takes one descriptor, and answers on it with blocking calls; of TLS i
 Commands, by path (all numbers are bytes):
 
     /facts          JSON: what arrived, and what the kernel says of the descriptor
-    /hash           reads HTTP_CONTENT_LENGTH; answers size and SHA-256 (?delay=SECONDS first)
+    /hash           reads HTTP_CONTENT_LENGTH; answers size and SHA-256 (?delay=SECONDS first;
+                    &pace=n reads n bytes at a time and rests 2 ms behind each)
     /rest?n=        reads n behind the head (fewer at the end of input) and answers with them
     /until-end      reads to the end of input; answers size, SHA-256 and how it ended
     /big?n=         sends n bytes of `pattern` by sendfile; with &at= it stops there, reports
@@ -37,6 +38,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.parse
 
 WAIT = 60.0
@@ -124,12 +126,14 @@ class _Client:
             self.ending = "eof"
         return data
 
-    def read_digest(self, size):
+    def read_digest(self, size, pace=0):
         """Read that many bytes, or all that come: the count and the hash."""
         seen, left = hashlib.sha256(), size
-        while left and (data := self.read(min(left, 262_144))):
+        while left and (data := self.read(min(left, pace or 262_144))):
             seen.update(data)
             left -= len(data)
+            if pace:
+                time.sleep(0.002)
         return size - left, seen.hexdigest()
 
     def answer(self, body, sock=None):
@@ -198,7 +202,8 @@ def _do_facts(client):
 def _do_hash(client):
     if "delay" in client.query:
         _go.wait(float(client.query["delay"]))
-    size, seen = client.read_digest(int(client.environ.get("HTTP_CONTENT_LENGTH", "0")))
+    pace = int(client.query.get("pace", "0"))
+    size, seen = client.read_digest(int(client.environ.get("HTTP_CONTENT_LENGTH", "0")), pace)
     client.answer({"size": size, "sha256": seen})
 
 

@@ -93,6 +93,7 @@ key = "/secret/a.key"
 
 [[listen]]
 address = "[::]:443"
+engine = "direct"
 
 [[listen]]
 address = "localhost:80"
@@ -106,6 +107,7 @@ host = ["A.example.", "*.Bücher.example"]
 path = "/x"
 backend = "app"
 keepalive = "single"
+offload = "none"
 
 [[route]]
 backend = "b.2"

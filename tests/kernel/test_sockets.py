@@ -1,6 +1,7 @@
 """Listening sockets, addresses, and what TCP says of a connection."""
 
 import errno
+import select
 import socket
 
 import pytest
@@ -9,8 +10,10 @@ from helpers.sessions import tcp_pair
 from ktlsgate.kernel.sockets import (
     bind_listeners,
     bytes_acked,
+    bytes_taken,
     format_address,
     has_only_sent_end,
+    is_established,
     is_hung_up,
     parse_address,
     unmap_address,
@@ -145,6 +148,36 @@ class OldKernel:
 
 def test_bytes_acked_is_nothing_where_the_kernel_does_not_say():
     assert bytes_acked(OldKernel()) == 0
+
+
+def test_bytes_taken_are_those_that_were_read():
+    client, server = tcp_pair()
+    with client, server:
+        server.setblocking(True)
+        client.send(b"x" * 10_000)
+        server.recv(10_000, socket.MSG_WAITALL | socket.MSG_PEEK)
+        assert bytes_taken(server) == 0
+        server.recv(4_000, socket.MSG_WAITALL)
+        assert bytes_taken(server) == 4_000
+
+
+def test_bytes_taken_are_nothing_where_the_kernel_does_not_say():
+    assert bytes_taken(OldKernel()) == 0
+
+
+@pytest.mark.parametrize("end", ["half close", "close", "reset"])
+def test_a_connection_is_established_until_somebody_ends_it(end):
+    client, server = tcp_pair()
+    with client, server:
+        assert is_established(server)
+        if end == "reset":
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        if end == "half close":
+            client.shutdown(socket.SHUT_WR)
+        else:
+            client.close()
+        select.select([server], [], [], 5)
+        assert not is_established(server)
 
 
 def test_a_unix_socket_is_hung_up_when_both_directions_are():

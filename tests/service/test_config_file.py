@@ -35,7 +35,11 @@ def test_every_key_reaches_its_value():
     )
     assert parse(EVERY_KEY) == config.Config(
         listeners=(
-            config.Listener(address="[::]:443", ktls=config.KtlsPolicy.REQUIRE),
+            config.Listener(
+                address="[::]:443",
+                ktls=config.KtlsPolicy.REQUIRE,
+                engine=config.EngineChoice.DIRECT,
+            ),
             config.Listener(
                 address="localhost:80",
                 tls=False,
@@ -50,6 +54,7 @@ def test_every_key_reaches_its_value():
                 path="/x",
                 backend=app,
                 keepalive=config.Keepalive.SINGLE,
+                offload=config.Offload.NONE,
             ),
             config.Route(
                 backend=config.Backend(name="b.2", address="@two", peer_uid=0),

@@ -221,6 +221,24 @@ def test_a_tls_listener_says_so_and_serves(certificate, tmp_path):
     assert probe_offload().summary() in messages(lines)
 
 
+def test_an_engine_that_nothing_can_use_is_no_reason_not_to_serve(certificate):
+    """On a kernel without kTLS every engine relays; the log says what the kernel lacks."""
+    if not probe_offload().ulp_reason:
+        pytest.skip("this kernel has kTLS: tests/e2e/test_engines.py")
+    listener = 'Listener(address="127.0.0.1:0", engine=EngineChoice.OPENSSL)'
+    config = (
+        f"Config(listeners=({listener},), {ROUTES}, {certificate},"
+        " logging=Logging(format=LogFormat.JSON))"
+    )
+    with start(config) as worker:
+        assert worker.addresses
+        worker.signal(signal.SIGTERM)
+        status, lines = worker.end()
+    assert status == 0
+    assert probe_offload().summary() in messages(lines)
+    assert not [text for text in messages(lines) if "engine" in text]
+
+
 def refused(config):
     with start(config) as worker:
         worker.process.wait(WAIT)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+
 import pytest
 from helpers.identities import Authority
 from helpers.memory_tls import Client, client_context, server_context, shake_hands
@@ -9,7 +12,12 @@ from OpenSSL import SSL
 
 from ktlsgate.wire import openssl_extra
 from ktlsgate.wire.handshake import Handshake
-from ktlsgate.wire.openssl_extra import is_session_reused, set_ciphersuites
+from ktlsgate.wire.openssl_extra import (
+    can_rebind_to_memory,
+    is_session_reused,
+    rebind_to_memory,
+    set_ciphersuites,
+)
 
 
 class OldLibrary:
@@ -59,3 +67,43 @@ def test_session_is_reused_when_it_is(version):
 def test_session_counts_as_new_where_the_function_is_absent(monkeypatch):
     monkeypatch.setattr(openssl_extra, "_lib", OldLibrary())
     assert is_session_reused(object()) is False
+
+
+def test_a_bound_connection_goes_on_over_memory():
+    """OpenSSL frees its BIO of the socket, and leaves the socket to us."""
+    assert can_rebind_to_memory()
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        far.setblocking(False)
+        server = SSL.Connection(server_context(Authority().issue("localhost")), near)
+        server.set_accept_state()
+        client = Client(client_context("TLSv1.3"))
+        for _ in range(4):
+            client.step(_waiting(far))
+            far.sendall(client.take_all())
+            with contextlib.suppress(SSL.WantReadError):
+                server.do_handshake()
+        client.send(b"data")
+        data = client.take_all()
+        rebind_to_memory(server)
+        server.bio_write(data)
+        assert server.recv(100) == b"data"
+        server.sendall(b"answer")
+        client.step(_waiting(far) + server.bio_read(1000))
+        assert client.received == b"answer"
+        assert near.send(b"still open") == 10
+        del server
+        assert near.send(b"still open") == 10
+
+
+def _waiting(sock):
+    try:
+        return sock.recv(100_000)
+    except BlockingIOError:
+        return b""
+
+
+def test_an_old_library_says_that_it_cannot(monkeypatch):
+    monkeypatch.setattr(openssl_extra, "_lib", OldLibrary())
+    assert not can_rebind_to_memory()

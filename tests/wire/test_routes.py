@@ -6,7 +6,13 @@ import pytest
 
 from ktlsgate.config import Backend, Keepalive, Route
 from ktlsgate.wire.http_head import HeadLimits, scan_head
-from ktlsgate.wire.routes import covers_its_host, hosts_overlap, is_single, match_route
+from ktlsgate.wire.routes import (
+    covers_its_host,
+    hosts_overlap,
+    is_single,
+    match_route,
+    routes_of_host,
+)
 
 A = Backend(name="a", address="/a")
 B = Backend(name="b", address="/b")
@@ -209,3 +215,19 @@ def test_operators_word_decides_over_the_shape_of_the_routes(path):
     single = route(path, keepalive=Keepalive.SINGLE)
     assert not is_single(own, (own, route("/", backend=B)))
     assert is_single(single, (single,))
+
+
+def test_routes_of_a_host_end_where_nothing_gets_past():
+    routes = (
+        route("/ws", "a.example"),
+        route("/", "b.example"),
+        route("/", "*.example"),
+        route("/x"),
+        route("/"),
+        route("/never"),
+    )
+    assert routes_of_host(routes, "a.example") == (routes[0], routes[2])
+    assert routes_of_host(routes, "b.example.") == (routes[1],)
+    assert routes_of_host(routes, "other") == (routes[3], routes[4])
+    assert routes_of_host(routes, "") == routes
+    assert routes_of_host(routes[:2], "other") == ()

@@ -13,7 +13,7 @@ from ktlsgate.config import ClientVerify, Tls
 from ktlsgate.errors import ConfigError, HandshakeFailed
 from ktlsgate.wire.handshake import Handshake
 from ktlsgate.wire.keylog import CLIENT_TRAFFIC_SECRET, SERVER_TRAFFIC_SECRET
-from ktlsgate.wire.tls_context import _keep_traffic_secrets, build_server_context
+from ktlsgate.wire.tls_context import OP_ENABLE_KTLS, _keep_traffic_secrets, build_server_context
 
 CA = Authority()
 ECDSA = CA.issue("localhost")
@@ -272,3 +272,12 @@ def test_i5_connection_that_nobody_watches_keeps_nothing():
 def test_context_is_made_without_a_deprecated_call():
     """pyOpenSSL 24.3 and newer warn when they are given their own certificate objects."""
     server_context(ECDSA, Tls(client_verify=ClientVerify.OPTIONAL), (CA.certificate,))
+
+
+@pytest.mark.parametrize("lets_openssl", [True, False])
+def test_i5_openssl_that_moves_its_keys_tells_us_none(lets_openssl):
+    context = build_server_context(Tls(), ECDSA.chain, ECDSA.key, lets_openssl_offload=lets_openssl)
+    assert bool(context.set_options(0) & OP_ENABLE_KTLS) is lets_openssl
+    handshake = Handshake(context)
+    shake_hands(handshake, Client(client_context("TLSv1.3")))
+    assert bool(handshake._secrets) is not lets_openssl
