@@ -10,6 +10,7 @@ Source: Documentation/networking/tls.rst; answers observed on Linux 6.1, 6.12, 7
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import enum
 import errno
 import functools
@@ -17,7 +18,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from ..wire.ciphers import CipherSuite, Version
@@ -25,16 +26,20 @@ from ..wire.crypto_info import RxCryptoInfo, TxCryptoInfo
 from ..wire.key_schedule import AeadKey, TrafficSecret
 from ..wire.messages import CLOSE_NOTIFY, KEY_UPDATE
 from ..wire.records import HEADER_SIZE, ContentType
+from .ancillary import recv_fds, send_fds
 from .ktls import KEY_REASONS, SOL_TLS, TLS_TX, attach_ulp, install_rx, install_tx
 from .records import recv_record, send_record
-from .trials import NOT_TRIED, TIMEOUT, Outcome, attempt, on_pair, recv_exactly
+from .signal_trial import send_under_signals
+from .trials import NOT_TRIED, TIMEOUT, Outcome, attempt, loopback_pair, on_pair, recv_exactly
 
-__all__ = ["Feature", "FeatureName", "probe_features", "random_key", "try_feature"]
+__all__ = ["ON_REQUEST", "Feature", "FeatureName", "probe_features", "random_key", "try_feature"]
 
 # linux/tls.h: options beside the keys.
 _TLS_TX_ZEROCOPY_RO = 3
 _TLS_RX_EXPECT_NO_PAD = 4
 _TLS_TX_MAX_PAYLOAD_LEN = 5
+
+_IPPROTO_MPTCP = 262  # linux/in.h; Python's socket module has no name for it before 3.12
 
 _TEXT = b"sixteen bytes..." * 64
 _SMALL_RECORD = 1000  # bytes of plaintext; any size well below 16384 shows the limit works
@@ -55,6 +60,10 @@ class FeatureName(enum.StrEnum):
     RX_EXPECT_NO_PAD = "rx_expect_no_pad"  # TLS 1.3
     POLL_HIDES_PARTIAL_RECORDS = "poll_hides_partial_records"  # else poll loops spin
     KEYS_READABLE = "keys_readable"  # by whoever holds the descriptor
+    FD_PASSING = "fd_passing"  # SCM_RIGHTS: whoever receives the socket goes on with it
+    IPV6 = "ipv6"
+    MPTCP = "mptcp"  # no kernel yet: TLS listeners must be plain TCP
+    SEND_SURVIVES_SIGNALS = "send_survives_signals"  # a blocking one; takes a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +223,45 @@ def _keys_readable(bench: _Bench) -> str | None:
     return None if bench.key.key in read else "getsockopt gave something else than the key"
 
 
+def _fd_passing(bench: _Bench) -> str | None:
+    bench.both()
+    here, there = socket.socketpair()
+    with here, there:
+        send_fds(here, b"!", [bench.near.fileno(), bench.far.fileno()])
+        # As the gate does: from here on the only owner is whoever received them.
+        bench.near.close()
+        bench.far.close()
+        _, fds, _ = recv_fds(there, 1, 2)
+    with contextlib.ExitStack() as stack:
+        passed = [stack.enter_context(socket.socket(fileno=fd)) for fd in fds]
+        if len(passed) != 2:
+            return "the descriptors did not come"
+        return _move(*passed)
+
+
+def _move(sender: socket.socket, receiver: socket.socket) -> str | None:
+    sender.settimeout(TIMEOUT)
+    sender.sendall(_TEXT)
+    return _expect(_TEXT, recv_exactly(receiver, len(_TEXT)), "the data")
+
+
+def _ipv6(bench: _Bench) -> str | None:
+    with loopback_pair(socket.AF_INET6) as (near, far):
+        dataclasses.replace(bench, near=near, far=far).both()
+        return _move(near, far)
+
+
+def _mptcp(bench: _Bench) -> str | None:
+    with loopback_pair(protocol=_IPPROTO_MPTCP) as (near, far):
+        dataclasses.replace(bench, near=near, far=far).both()
+        return _move(near, far)
+
+
+def _send_survives_signals(bench: _Bench) -> str | None:
+    bench.both()
+    return send_under_signals(bench.near, bench.far)
+
+
 _TRIALS: dict[FeatureName, Callable[[_Bench], str | None]] = {
     FeatureName.CONTROL_RECORDS: _control_records,
     FeatureName.REKEY: _rekey,
@@ -225,7 +273,14 @@ _TRIALS: dict[FeatureName, Callable[[_Bench], str | None]] = {
     FeatureName.RX_EXPECT_NO_PAD: _rx_expect_no_pad,
     FeatureName.POLL_HIDES_PARTIAL_RECORDS: _poll_hides_partial_records,
     FeatureName.KEYS_READABLE: _keys_readable,
+    FeatureName.FD_PASSING: _fd_passing,
+    FeatureName.IPV6: _ipv6,
+    FeatureName.MPTCP: _mptcp,
+    FeatureName.SEND_SURVIVES_SIGNALS: _send_survives_signals,
 }
+
+# Tried only when somebody asks: it takes a second, and the process's SIGALRM.
+ON_REQUEST = frozenset((FeatureName.SEND_SURVIVES_SIGNALS,))
 
 # KeyUpdate and padding are TLS 1.3's.
 _TLS13_ONLY = frozenset((FeatureName.REKEY, FeatureName.RX_EXPECT_NO_PAD))
@@ -235,11 +290,27 @@ _REASONS = {
     errno.EBUSY: KEY_REASONS[errno.EBUSY],
     errno.ENOPROTOOPT: "this kernel does not know the option",
 }
+_OWN_REASONS = {
+    FeatureName.IPV6: dict.fromkeys(
+        (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL), "there is no IPv6 on loopback here"
+    ),
+    FeatureName.MPTCP: {errno.ENOPROTOOPT: "they take no TLS layer; plain TCP sockets do"},
+}
+
+
+def _has_mptcp() -> bool:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, _IPPROTO_MPTCP).close()
+    except OSError:
+        return False
+    return True
 
 
 def try_feature(name: FeatureName, suite: CipherSuite) -> Outcome:
     """Try one feature with a suite that is known to work both ways; never raises."""
     if name in _TLS13_ONLY and suite.version is not Version.TLS13:
+        return NOT_TRIED
+    if name is FeatureName.MPTCP and not _has_mptcp():
         return NOT_TRIED
 
     def body(near: socket.socket, far: socket.socket) -> Outcome:
@@ -247,14 +318,23 @@ def try_feature(name: FeatureName, suite: CipherSuite) -> Outcome:
         is_tls13 = suite.version is Version.TLS13
         key = secret.derive_key() if is_tls13 else random_key(suite)
         bench = _Bench(near=near, far=far, suite=suite, secret=secret, key=key)
-        return attempt(functools.partial(_TRIALS[name], bench), _REASONS)
+        reasons = _REASONS | _OWN_REASONS.get(name, {})
+        return attempt(functools.partial(_TRIALS[name], bench), reasons)
 
     return on_pair(body, lambda outcome: outcome)
 
 
-def probe_features(suite: CipherSuite) -> tuple[Feature, ...]:
+def probe_features(suite: CipherSuite, asked: Collection[FeatureName] = ()) -> tuple[Feature, ...]:
     """Try every feature with a suite that is known to work both ways, TLS 1.3's if any.
 
     Never raises. Most of its time is the wait for poll's silence, 50 ms.
+
+    Args:
+        suite: what keys are for.
+        asked: which of `ON_REQUEST` to try too.
     """
-    return tuple(Feature(name=name, outcome=try_feature(name, suite)) for name in FeatureName)
+    left_out = ON_REQUEST.difference(asked)
+    return tuple(
+        Feature(name=name, outcome=NOT_TRIED if name in left_out else try_feature(name, suite))
+        for name in FeatureName
+    )

@@ -2,9 +2,9 @@
 
 Rule: a version number is a guess about a kernel, a trial is a fact. Where a
 feature of `ktlsgate.kernel.features` measures the same thing, the measurement
-speaks and the table is silent; what cannot be tried in a moment (a signal that
-must hit the right microsecond) is known by number only. Distributions carry fixes
-back without changing the number, so every line by number says so.
+speaks and the table is silent; what takes longer than a moment (signals during
+blocking sends) is known by number unless somebody asks for the trial. Distributions
+carry fixes back without changing the number, so every line by number says so.
 
 What is known of single fixes is in `ktlsgate.kernel.known_fixes`. Observed on 6.1.176,
 6.12.101 and 7.2.7; between those series nothing is known.
@@ -128,6 +128,7 @@ KNOWN_BUGS = (
         last_bad=(6, 12),
         first_good=(7, 2),
         fixed_in={(6, 12): 105},
+        feature=FeatureName.SEND_SURVIVES_SIGNALS,
     ),
     KnownBug(
         effect="a client that sends part of a record makes a poll loop in the backend spin",

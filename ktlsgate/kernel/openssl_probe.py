@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import importlib.metadata
 from dataclasses import dataclass
 
 from ..config import Offload
@@ -30,6 +31,7 @@ class Libraries:
     openssl: str = ""
     pyopenssl: str = ""
     cryptography: str = ""
+    trio: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,8 @@ def make_identity() -> Identity:
 
 
 def _read_versions(into: dict[str, str]) -> None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        into["trio"] = importlib.metadata.version("trio")  # the probe itself does without it
     with contextlib.suppress(ModuleNotFoundError):  # then pyOpenSSL's import says so below
         import cryptography
 

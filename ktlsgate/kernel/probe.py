@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import functools
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from ..config import Offload
@@ -129,11 +129,15 @@ class OffloadTable:
         reasons = (cell.reason for cell in self.cells)
         return f"no cipher works: {next(reasons, 'none was tried')}"
 
-    def summary(self) -> str:
-        """One line for the log of a gate that starts."""
+    def summary(self, ulp_reason: str = "") -> str:
+        """One line for the log of a gate that starts.
+
+        Args:
+            ulp_reason: why there is no ULP, for a caller who knows better.
+        """
         best = self.best
         if best is Offload.NONE:
-            return f"no kTLS here: relaying, because {self.ulp_reason}"
+            return f"no kTLS here: relaying, because {ulp_reason or self.ulp_reason}"
         line = "kTLS: tx+rx" if best is Offload.BOTH else "kTLS: tx only"
         lesser = [cell.label for cell in self.cells if cell.offload is not best]
         return f"{line}, but not for {', '.join(lesser)}" if lesser else line
@@ -234,26 +238,37 @@ class Capabilities:
         """Why the ULP could not be attached, as far as this process can know; else empty.
 
         ENOENT means two things: to a process that may load modules, that there is
-        none to load; to any other, that nobody has loaded it yet.
+        none to load; to any other, that nobody has loaded it yet. The module's file and
+        modprobe's rules say more, but not in a container: they are not the host's.
         """
-        ulp = self.offload.ulp
+        ulp, system = self.offload.ulp, self.system
         if ulp.errno != errno.ENOENT or ulp.is_broken:
             return ulp.reason
+        if system.has_module_file is False and not system.is_container:
+            return _NO_FILE
+        if any(rule.module == "tls" for rule in system.module_rules) and not system.is_container:
+            return _FORBIDDEN
         return _NO_MODULE if self.system.may_load_modules else _NOT_LOADED
 
 
 _NO_MODULE = "the kernel has no tls module, or modprobe is told not to load it (ENOENT)"
+_NO_FILE = "there is no tls module for this kernel (ENOENT)"
+_FORBIDDEN = "the tls module is not loaded, and modprobe is told not to load it (ENOENT)"
 _NOT_LOADED = (
     "the tls module is not loaded, and this process may not load it: that takes"
     " CAP_NET_ADMIN in the first user namespace (ENOENT)"
 )
 
 
-def probe_kernel() -> Capabilities:
-    """Find out everything; never raises."""
+def probe_kernel(asked: Collection[FeatureName] = ()) -> Capabilities:
+    """Find out everything; never raises.
+
+    Args:
+        asked: which of `ktlsgate.kernel.features.ON_REQUEST` to try too.
+    """
     before = read_tls_stat()
     offload = probe_offload()
-    features = _features_of(offload)
+    features = _features_of(offload, asked)
     counters = check_counters(
         before,
         read_tls_stat(),
@@ -265,8 +280,8 @@ def probe_kernel() -> Capabilities:
     return Capabilities(system=system, offload=offload, features=features, counters=counters)
 
 
-def _features_of(offload: OffloadTable) -> tuple[Feature, ...]:
+def _features_of(offload: OffloadTable, asked: Collection[FeatureName]) -> tuple[Feature, ...]:
     # TLS 1.3 first: it has features that 1.2 has not.
     order = sorted(_SUITES.values(), key=lambda suite: -suite.version)
     suite = next((s for s in order if offload.supports(s) is Offload.BOTH), None)
-    return probe_features(suite) if suite else ()
+    return probe_features(suite, asked) if suite else ()

@@ -11,6 +11,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from .module_rules import ModuleRule, has_module_file, read_module_rules
+
 __all__ = ["SystemFacts", "read_system_facts"]
 
 _CAP_NET_ADMIN = 12  # linux/capability.h
@@ -27,26 +29,35 @@ class SystemFacts:
         build: ``uname -v``; Debian puts its package's version there.
         machine: ``uname -m``.
         uid: effective user.
-        has_net_admin: CAP_NET_ADMIN is effective, in whatever user namespace this is.
+        capabilities: the effective ones, as a bit mask.
         is_first_user_namespace: capabilities here are those of the whole machine.
         seccomp: 0 off, 1 strict, 2 filter.
         available_ulps: upper layer protocols that TCP knows now, such as ``tls``.
         is_module_loaded: ``tls`` is among the loaded modules (a built-in one is not).
         has_tls_stat: ``/proc/net/tls_stat`` is there, so the tls code is in.
         is_container: docker or podman left its mark.
+        module_rules: lines that keep modprobe from loading what kTLS needs.
+        has_module_file: modprobe could find a tls module for this kernel.
     """
 
     kernel: str
     build: str
     machine: str
     uid: int
-    has_net_admin: bool | None
+    capabilities: int | None
     is_first_user_namespace: bool | None
     seccomp: int | None
     available_ulps: tuple[str, ...] | None
     is_module_loaded: bool | None
     has_tls_stat: bool
     is_container: bool
+    module_rules: tuple[ModuleRule, ...] = ()
+    has_module_file: bool | None = None
+
+    @property
+    def has_net_admin(self) -> bool | None:
+        """CAP_NET_ADMIN is effective, in whatever user namespace this is."""
+        return None if self.capabilities is None else bool(self.capabilities >> _CAP_NET_ADMIN & 1)
 
     @property
     def may_load_modules(self) -> bool:
@@ -87,7 +98,6 @@ def read_system_facts(root: Path = Path("/")) -> SystemFacts:
     proc = root / "proc"
     uname = os.uname()
     status = _read(proc / "self/status")
-    capabilities = _status_number(status, "CapEff", 16)
     uid_map = _read(proc / "self/uid_map")
     ulps = _read(proc / "sys/net/ipv4/tcp_available_ulp")
     modules = _read(proc / "modules")
@@ -96,7 +106,7 @@ def read_system_facts(root: Path = Path("/")) -> SystemFacts:
         build=uname.version,
         machine=uname.machine,
         uid=os.geteuid(),
-        has_net_admin=None if capabilities is None else bool(capabilities >> _CAP_NET_ADMIN & 1),
+        capabilities=_status_number(status, "CapEff", 16),
         is_first_user_namespace=None if uid_map is None else uid_map.split() == _WHOLE_UID_MAP,
         seccomp=_status_number(status, "Seccomp", 10),
         available_ulps=None if ulps is None else tuple(ulps.split()),
@@ -105,4 +115,6 @@ def read_system_facts(root: Path = Path("/")) -> SystemFacts:
         else any(line.startswith("tls ") for line in modules.splitlines()),
         has_tls_stat=(proc / "net/tls_stat").exists(),
         is_container=any((root / mark.lstrip("/")).exists() for mark in _CONTAINER_MARKS),
+        module_rules=read_module_rules(root),
+        has_module_file=has_module_file(uname.release, root),
     )

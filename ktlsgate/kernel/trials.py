@@ -30,6 +30,8 @@ __all__ = [
 
 TIMEOUT = 2.0  # seconds for one wait; loopback needs microseconds, user-mode Linux milliseconds
 
+_LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+
 T = TypeVar("T")
 
 
@@ -88,20 +90,26 @@ def _outcome_of(exc: Exception, reasons: Mapping[int, str]) -> Outcome:
 
 
 @contextlib.contextmanager
-def loopback_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Give both ends of a TCP connection over 127.0.0.1, and close them afterwards.
+def loopback_pair(
+    family: socket.AddressFamily = socket.AF_INET, protocol: int = 0
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Give both ends of a TCP connection over loopback, and close them afterwards.
 
     The accepted end comes first. Both have `TIMEOUT` and no Nagle delay.
+
+    Args:
+        family: AF_INET, or AF_INET6.
+        protocol: 0 is plain TCP.
 
     Raises:
         OSError: there is no loopback interface, or no descriptor left.
     """
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-        client = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+        listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM, protocol))
+        client = stack.enter_context(socket.socket(family, socket.SOCK_STREAM, protocol))
         for sock in (listener, client):
             sock.settimeout(TIMEOUT)
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((_LOOPBACK[family], 0))
         listener.listen(1)
         client.connect(listener.getsockname())
         accepted, address = listener.accept()

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from ..kernel.engines import Engine
 from ..kernel.known_bugs import KNOWN_BUGS, KernelVersion, parse_version
 from ..kernel.known_fixes import advise_fixes
+from ..kernel.system import SystemFacts
 from ..kernel.trials import NOT_TRIED
-from ..wire.ciphers import Version
+from ..wire.ciphers import KernelCipher, Version
 from .probe_findings import Findings
 
 __all__ = ["advise"]
@@ -26,24 +27,43 @@ _NO_MODULE = (
     "Root could not load the module on demand: try `modprobe tls`; look for `install tls` or"
     " `blacklist tls` in /etc/modprobe.d; or run a kernel built with CONFIG_TLS."
 )
+_NO_FILE = (
+    "There is no tls module for this kernel in /lib/modules/{release}: install the package that"
+    " brings this kernel's modules, or run a kernel built with CONFIG_TLS."
+)
+_FORBIDDEN = "modprobe is told not to load {module}: take out {rule}, then `modprobe {module}`."
+_LISTED = (
+    "modprobe is told not to load {module} on demand, by {rule}: `modprobe {module}` loads it all"
+    " the same, until the next boot; take that line out, or list it in /etc/modules-load.d."
+)
+_RULES = {"install": _FORBIDDEN, "blacklist": _LISTED}
 _POLICY = "Allow setsockopt(TCP_ULP) in the seccomp or LSM profile that this process runs under."
 _IN_CONTAINER = "This is a container: the host's kernel decides, so load the module on the host."
 
 _ULP_ADVICE = {
     errno.ENOPROTOOPT: "TCP here knows no upper layer protocols (a sandbox's own TCP, or an MPTCP"
-    " socket): run on a plain Linux kernel, with plain TCP listeners.",
+    " socket, as mptcpize makes them): run on a plain Linux kernel, with plain TCP listeners.",
+    errno.ENOTCONN: "Not a fault of the kernel's TLS: the probe's own peer was gone, or had half"
+    " closed. The gate attaches the layer right after accept() for that reason; try again.",
     errno.EPERM: _POLICY,
     errno.EACCES: _POLICY,
     errno.ENOSYS: _POLICY,
 }
 
 _KEY_ADVICE = {
-    errno.ENOENT: "For {cells} the kernel's crypto algorithm is missing: `modprobe gcm`,"
-    " `modprobe ccm` or `modprobe chacha20poly1305`; FIPS mode and stripped kernels forbid some.",
+    errno.ENOENT: "For {cells} the kernel's crypto algorithm is missing: {commands}; FIPS mode and"
+    " stripped kernels forbid some.",
     errno.EINVAL: "{cells}: unknown to this kernel; run a newer one, or leave these suites out of"
     " the gate's list.",
     errno.ENOMEM: "The kernel had no memory for the keys of {cells}: look at the memory cgroup and"
     " net.core.optmem_max.",
+}
+
+_CRYPTO_MODULES = {
+    KernelCipher.AES_GCM_128: "gcm",
+    KernelCipher.AES_GCM_256: "gcm",
+    KernelCipher.AES_CCM_128: "ccm",
+    KernelCipher.CHACHA20_POLY1305: "chacha20poly1305",
 }
 
 _NOT_COUNTED = (
@@ -52,12 +72,16 @@ _NOT_COUNTED = (
 )
 
 _NO_KTLS_BUILD = (
-    "This OpenSSL was built without kTLS, as those in the registry's wheels are. The gate does not"
-    " mind: engine `direct` installs the keys itself."
+    "This OpenSSL was built without kTLS, as those in the registry's wheels are: `engine ="
+    ' "openssl"` hands nothing over. Two ways out: `engine = "direct"` installs the keys itself and'
+    " needs none of OpenSSL's kTLS; or take the distribution's packages, whose OpenSSL is built"
+    " with it: `apt install python3-openssl`, and a Python that sees them: `python3 -m venv"
+    " --system-site-packages DIR`."
 )
 _TX_ONLY_TLS13 = (
-    "This OpenSSL (older than 3.2) gives the kernel only the sending key of TLS 1.3. The gate does"
-    " not mind: engine `direct` installs both."
+    "This OpenSSL{age} gives the kernel only the sending key of TLS 1.3: with `engine ="
+    ' "openssl"` those connections are handed over for sending only. `engine = "direct"` installs'
+    " both keys; so does OpenSSL 3.2 or later."
 )
 
 
@@ -88,22 +112,47 @@ def _on_ulp(findings: Findings) -> Iterator[str]:
     if ulp.ok or ulp.is_broken:
         return
     if ulp.errno == errno.ENOENT:
-        yield _NO_MODULE if system.may_load_modules else _LOAD
-        if system.is_container:
-            yield _IN_CONTAINER
+        yield from _on_module(system)
     elif ulp.errno in _ULP_ADVICE:
         yield _ULP_ADVICE[ulp.errno]
+
+
+def _on_module(system: SystemFacts) -> Iterator[str]:
+    if system.is_container:
+        # What lies in its folders is not what the host's modprobe reads.
+        yield _NO_MODULE if system.may_load_modules else _LOAD
+        yield _IN_CONTAINER
+        return
+    rules = list(_rule_advice(system, ("tls",)))
+    yield from rules
+    if system.has_module_file is False:
+        yield _NO_FILE.format(release=system.kernel)
+    elif not system.may_load_modules:
+        yield _LOAD
+    elif not rules:
+        yield _NO_MODULE
+
+
+def _rule_advice(system: SystemFacts, modules: tuple[str, ...]) -> Iterator[str]:
+    for rule in system.module_rules:
+        if rule.module in modules and not system.is_container:
+            yield _RULES[rule.text.split()[0]].format(module=rule.module, rule=rule)
 
 
 def _on_keys(findings: Findings) -> Iterator[str]:
     for code, line in _KEY_ADVICE.items():
         cells = [
-            cell.label
+            cell
             for cell in findings.capabilities.offload.cells
             if code in (cell.tx.errno, cell.rx.errno)
         ]
-        if cells:
-            yield line.format(cells=", ".join(cells))
+        if not cells:
+            continue
+        modules = tuple(dict.fromkeys(_CRYPTO_MODULES[cell.cipher] for cell in cells))
+        commands = " and ".join(f"`modprobe {module}`" for module in modules)
+        yield line.format(cells=", ".join(cell.label for cell in cells), commands=commands)
+        if code == errno.ENOENT:
+            yield from _rule_advice(findings.capabilities.system, modules)
 
 
 def _on_counters(findings: Findings) -> Iterator[str]:
@@ -116,11 +165,13 @@ def _on_openssl(findings: Findings) -> Iterator[str]:
     report = findings.openssl
     if report.problem:
         yield f"{report.problem}. The gate needs pyOpenSSL, cryptography and trio."
+    elif not report.libraries.trio:
+        yield "trio is not installed. The gate needs pyOpenSSL, cryptography and trio."
     if report.has_ktls is False:
         yield _NO_KTLS_BUILD
     trial = report.trial(Engine.OPENSSL, Version.TLS13)
     if trial.tx.ok and not trial.rx.ok:
-        yield _TX_ONLY_TLS13
+        yield _TX_ONLY_TLS13.format(age=" (older than 3.2)" if findings.is_openssl_old else "")
 
 
 def _version_of(findings: Findings) -> KernelVersion | None:

@@ -8,9 +8,12 @@ tried::
     schema      1
     exit_code   what the process ends with
     failure     why the probe itself failed, or ""
-    summary     the line that a gate logs when it starts
+    summary     the line that a gate logs when it starts, or one more exact
     system      kernel, build, machine, uid, net_admin, first_user_namespace, seccomp,
-                available_ulps, tls_module_loaded, tls_stat, container; null is unknown
+                available_ulps, tls_module_loaded, tls_stat, container; capabilities: the
+                effective ones in hexadecimal; tls_module_file: modprobe could find one;
+                module_rules: list of lines that keep modprobe from loading what kTLS
+                needs, each with its file; null is unknown
     ulp         OUTCOME
     ciphers     list of: version, cipher, offload ("both", "tx", "none"); tx, rx, data: OUTCOME
     features    name → OUTCOME; empty when no cipher works both ways
@@ -19,14 +22,19 @@ tried::
     openssl     library, pyopenssl, cryptography (versions or ""), has_ktls (null: unknown),
                 problem ("" when the engines were tried)
     engines     list of: engine, version, suite, offload; handshake, tx, rx, data: OUTCOME
-    modes       list of: version, mode ("handoff", "relay"), offload, engine or null, reason
+    modes       list of: version, mode ("handoff", "relay"), offload, engine or null, reason;
+                the most that any engine gives
+    comparisons list of: version, better (the engine that gives more, null: both the same),
+                reason (what keeps the other back); empty where no engine was tried
     advice      list of lines
+    python      version, trio (version or "")
     required    null without --require; names: list as given; missing: list of: name, reason
 """
 
 from __future__ import annotations
 
 import json
+import platform
 
 from ..kernel.engines import EngineTrial
 from ..kernel.openssl_probe import OpenSslReport
@@ -35,7 +43,7 @@ from ..kernel.system import SystemFacts
 from ..kernel.tls_stat import CounterChange, CounterCheck
 from ..kernel.trials import NOT_TRIED, Outcome
 from .probe_advice import advise
-from .probe_findings import Findings, Mode
+from .probe_findings import Comparison, Findings, Mode
 from .probe_require import Requirements, exit_code_for, missing_from
 
 __all__ = ["json_moved", "json_outcome", "render_json"]
@@ -50,7 +58,7 @@ def render_json(findings: Findings, wanted: Requirements | None = None) -> str:
         "schema": _SCHEMA,
         "exit_code": exit_code_for(findings, wanted),
         "failure": findings.failure,
-        "summary": capabilities.offload.summary(),
+        "summary": findings.summary,
         "system": _system(capabilities.system),
         "ulp": json_outcome(capabilities.offload.ulp) | {"reason": capabilities.ulp_reason},
         "ciphers": [_cell(cell) for cell in capabilities.offload.cells],
@@ -59,7 +67,9 @@ def render_json(findings: Findings, wanted: Requirements | None = None) -> str:
         "openssl": _openssl(openssl),
         "engines": [_trial(trial) for trial in openssl.trials],
         "modes": [_mode(mode) for mode in findings.modes],
+        "comparisons": [_comparison(each) for each in findings.comparisons],
         "advice": list(advise(findings)),
+        "python": {"version": platform.python_version(), "trio": openssl.libraries.trio},
         "required": None if wanted is None else _required(findings, wanted),
     }
     return json.dumps(report, ensure_ascii=True)
@@ -115,6 +125,9 @@ def _system(system: SystemFacts) -> dict[str, object]:
         "tls_module_loaded": system.is_module_loaded,
         "tls_stat": system.has_tls_stat,
         "container": system.is_container,
+        "capabilities": None if system.capabilities is None else f"{system.capabilities:016x}",
+        "tls_module_file": system.has_module_file,
+        "module_rules": list(map(str, system.module_rules)),
     }
 
 
@@ -139,6 +152,14 @@ def _trial(trial: EngineTrial) -> dict[str, object]:
         "tx": _or_null(trial.tx),
         "rx": _or_null(trial.rx),
         "data": _or_null(trial.data),
+    }
+
+
+def _comparison(each: Comparison) -> dict[str, object]:
+    return {
+        "version": each.version.label,
+        "better": None if each.better is None else each.better.value,
+        "reason": each.reason,
     }
 
 

@@ -18,9 +18,10 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from ..kernel.features import ON_REQUEST, FeatureName
 from ..kernel.sockets import parse_address
 from .listen_check import Target, check_listener
 from .listen_check_report import render_check_json, render_check_text
@@ -60,7 +61,8 @@ def main(argv: Sequence[str], prog: str = "ktlsgate probe") -> int:
     try:
         if target is not None:
             return _check(target, is_json=arguments.json)
-        return _probe(arguments.require, is_json=arguments.json)
+        asked = ON_REQUEST if arguments.signals else ()
+        return _probe(arguments.require, asked, is_json=arguments.json)
     # A traceback would end in Python's exit code 1, and here 1 is an answer.
     except Exception as exc:  # noqa: BLE001
         sys.stderr.write(f"{prog}: the probe itself failed: {type(exc).__name__}: {exc}\n")
@@ -72,6 +74,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         prog=prog, description="Say what of kTLS works on this machine.", epilog=_EPILOG
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    parser.add_argument(
+        "--signals",
+        action="store_true",
+        help="also try whether a blocking send survives signals; takes a second",
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--require",
@@ -137,8 +144,9 @@ def _complaint(given: Mapping[str, str | None], *, is_check: bool) -> str:
     return ""
 
 
-def _probe(wanted: Requirements | None, *, is_json: bool) -> int:
-    findings = collect_findings()
+def _probe(wanted: Requirements | None, asked: Collection[FeatureName], *, is_json: bool) -> int:
+    # What is required is asked for.
+    findings = collect_findings({*asked, *(wanted.features if wanted else ())})
     if is_json:
         _write(render_json(findings, wanted) + "\n")
     else:

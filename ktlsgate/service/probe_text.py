@@ -5,17 +5,19 @@ Rule: values in, text out; the caller knows the terminal and says so in a `Look`
 
 from __future__ import annotations
 
+import platform
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
 from ..config import Offload
-from ..kernel.engines import EngineTrial
 from ..kernel.features import FeatureName
+from ..kernel.system import SystemFacts
 from ..kernel.trials import NOT_TRIED, Outcome
 from .probe_advice import advise
-from .probe_findings import Findings, Mode
+from .probe_findings import Findings
 from .probe_require import Requirements, missing_from
 
 __all__ = ["Look", "render_text"]
@@ -36,10 +38,26 @@ _FEATURES = {
     FeatureName.RX_EXPECT_NO_PAD: "no-padding option",
     FeatureName.POLL_HIDES_PARTIAL_RECORDS: "poll hides partial records",
     FeatureName.KEYS_READABLE: "keys readable by any holder",
+    FeatureName.FD_PASSING: "passing the socket on",
+    FeatureName.IPV6: "IPv6",
+    FeatureName.MPTCP: "MPTCP sockets",
+    FeatureName.SEND_SURVIVES_SIGNALS: "signals in blocking sends",
 }
+_NO_LAYER = "Neither engine can do more: the kernel gives no TLS layer, see above."
+_WHY_NOT_TRIED = {
+    FeatureName.MPTCP: "not tried: there are none here",
+    FeatureName.SEND_SURVIVES_SIGNALS: "not tried: takes a second, ask with --signals",
+}
+_QUOTED = re.compile(r"`[^`]+`")  # commands: to be copied, so a line does not break them
+_NO_BREAK = "\0"
 _YES_NO = {True: "yes", False: "no", None: "unknown"}
 _SECCOMP = {0: "off", 1: "strict", 2: "filter"}
-_OFFLOADS = {Offload.BOTH: "tx+rx", Offload.TX: "tx only", Offload.NONE: "none"}
+_BUILT = {True: "built in", False: "left out", None: "cannot be known where the kernel has none"}
+_GETS = {
+    Offload.BOTH: "both directions",
+    Offload.TX: "sending only",
+    Offload.NONE: "relay",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +111,12 @@ def render_text(findings: Findings, look: Look, wanted: Requirements | None = No
         "Ciphers: sending key, receiving key, 20 kB moved": _ciphers(findings, look),
         "Features": _features(findings, look),
         "Counters in /proc/net/tls_stat": _counters(findings, look),
-        "OpenSSL": _openssl(findings, look),
-        "What a connection gets": _modes(findings, look),
+        "Libraries": _libraries(findings, look),
+        "What a connection gets": _gets(findings, look),
         "Advice": _advice(findings, look),
         "Required": _required(findings, look, wanted) if wanted else (),
     }
-    lines = [look.paint(findings.capabilities.offload.summary(), _BOLD)]
+    lines = [look.paint(findings.summary, _BOLD)]
     for title, body in sections.items():
         if content := list(body):
             lines += ["", look.paint(title, _BOLD), *(f"  {line}" for line in content)]
@@ -110,8 +128,8 @@ def _system(findings: Findings) -> Iterator[str]:
     ulps = system.available_ulps
     rows = {
         "kernel": f"Linux {system.kernel} {system.machine} ({system.build})",
-        "user": f"uid {system.uid}, CAP_NET_ADMIN {_YES_NO[system.has_net_admin]},"
-        f" first user namespace {_YES_NO[system.is_first_user_namespace]}",
+        "user": f"uid {system.uid}, first user namespace {_YES_NO[system.is_first_user_namespace]}",
+        "capabilities": _capabilities(system),
         "seccomp": "unknown" if system.seccomp is None else _SECCOMP.get(system.seccomp, "?"),
         "tcp_available_ulp": "unknown" if ulps is None else " ".join(ulps) or "none",
         "tls module": f"loaded {_YES_NO[system.is_module_loaded]},"
@@ -119,8 +137,17 @@ def _system(findings: Findings) -> Iterator[str]:
     }
     if system.is_container:
         rows["container"] = "yes"
+    for rule in system.module_rules:
+        rows["modprobe"] = f"{rows['modprobe']}, {rule}" if "modprobe" in rows else str(rule)
     for name, value in rows.items():
         yield f"{name:<18} {value}"
+
+
+def _capabilities(system: SystemFacts) -> str:
+    if system.capabilities is None:
+        return "unknown"
+    has = "with" if system.has_net_admin else "without"
+    return f"{system.capabilities:016x}, {has} CAP_NET_ADMIN"
 
 
 def _ulp(findings: Findings, look: Look) -> Iterator[str]:
@@ -137,7 +164,9 @@ def _ciphers(findings: Findings, look: Look) -> Iterator[str]:
 def _features(findings: Findings, look: Look) -> Iterator[str]:
     for feature in findings.capabilities.features:
         name, outcome = _FEATURES[feature.name], feature.outcome
-        yield f"{look.mark_of(outcome)} {name:<28} {outcome.reason}".rstrip()
+        why_not = _WHY_NOT_TRIED.get(feature.name, "") if outcome is NOT_TRIED else ""
+        reason = why_not or outcome.reason
+        yield f"{look.mark_of(outcome)} {name:<28} {reason}".rstrip()
 
 
 def _counters(findings: Findings, look: Look) -> Iterator[str]:
@@ -151,42 +180,55 @@ def _counters(findings: Findings, look: Look) -> Iterator[str]:
         yield counters.proof.reason
 
 
-_BUILT = {True: "yes", False: "no", None: "cannot be known where the kernel has none"}
-
-
-def _openssl(findings: Findings, look: Look) -> Iterator[str]:
+def _libraries(findings: Findings, look: Look) -> Iterator[str]:
     report = findings.openssl
     for name, version in (
-        ("library", report.libraries.openssl),
+        ("Python", platform.python_version()),
+        ("OpenSSL", report.libraries.openssl or "unknown without pyOpenSSL"),
         ("pyOpenSSL", report.libraries.pyopenssl),
         ("cryptography", report.libraries.cryptography),
+        ("trio", report.libraries.trio),
     ):
         yield f"{name:<18} {version or 'not installed'}"
-    if report.problem:
-        yield report.problem
+    if report.trials:
+        name = "OpenSSL's own kTLS"
+        yield f"{name:<18} {look.marks[report.has_ktls]} {_BUILT[report.has_ktls]}"
+
+
+def _gets(findings: Findings, look: Look) -> Iterator[str]:
+    """By engine and version; without engines what the kernel would allow."""
+    has_layer = not findings.capabilities.ulp_reason  # else it was said above, once
+    if findings.openssl.problem:
+        yield findings.openssl.problem
+        for mode in findings.modes:
+            words = f"{mode.version.label}  {_GETS[mode.offload]}, as far as the kernel goes"
+            reason = mode.reason if has_layer else ""
+            yield _with_reason(f"{look.marks[mode.is_handoff]} {words}", reason)
         return
-    yield f"{'built with kTLS':<18} {look.marks[report.has_ktls]} {_BUILT[report.has_ktls]}"
-    for trial in report.trials:
-        yield _trial(trial, look)
+    for trial in findings.openssl.trials:
+        mark = look.marks[trial.offload is Offload.BOTH]
+        words = f"engine {trial.engine:<8} {trial.version.label}  {_GETS[trial.offload]}"
+        yield _with_reason(f"{mark} {words}", trial.reason if has_layer else "")
+    yield from _comparison(findings) if has_layer else (_NO_LAYER,)
 
 
-def _trial(trial: EngineTrial, look: Look) -> str:
-    head = f"{'engine ' + trial.engine:<18} {look.marks[trial.offload is Offload.BOTH]}"
-    words = f"{trial.version.label}  {_OFFLOADS[trial.offload]:<7}  {trial.suite}"
-    return f"{head} {words}  {trial.reason}".rstrip()
+def _with_reason(words: str, reason: str) -> str:
+    return f"{words}: {reason}" if reason else words
 
 
-def _modes(findings: Findings, look: Look) -> Iterator[str]:
-    for mode in findings.modes:
-        yield f"{look.marks[mode.is_handoff]} {mode.version.label}  {_mode_words(mode)}"
-
-
-def _mode_words(mode: Mode) -> str:
-    if not mode.is_handoff:
-        return f"relay: {mode.reason}"
-    if mode.engine is None:
-        return "handoff, as far as the kernel is concerned"
-    return f"handoff (engine {mode.engine})"
+def _comparison(findings: Findings) -> Iterator[str]:
+    found = [(each.better, each.reason) for each in findings.comparisons]
+    if not any(better for better, _ in found):
+        yield "Both engines give the same."
+        return
+    for better, reason in dict.fromkeys(found):
+        if better:
+            labels = [
+                each.version.label
+                for each in findings.comparisons
+                if (each.better, each.reason) == (better, reason)
+            ]
+            yield f"Engine {better} gives more for {' and '.join(labels)}: {reason}."
 
 
 def _required(findings: Findings, look: Look, wanted: Requirements) -> Iterator[str]:
@@ -199,10 +241,12 @@ def _required(findings: Findings, look: Look, wanted: Requirements) -> Iterator[
 
 def _advice(findings: Findings, look: Look) -> Iterator[str]:
     for line in advise(findings):
-        yield from textwrap.wrap(
-            line,
+        lines = textwrap.wrap(
+            _QUOTED.sub(lambda match: match[0].replace(" ", _NO_BREAK), line),
             look.width - 2,
             initial_indent="- ",
             subsequent_indent="  ",
             break_on_hyphens=False,
+            break_long_words=False,
         )
+        yield from (each.replace(_NO_BREAK, " ") for each in lines)

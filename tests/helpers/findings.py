@@ -20,12 +20,13 @@ EINVAL = Outcome(ok=False, errno=errno.EINVAL, reason="unknown (EINVAL)")
 BUSY = Outcome(ok=False, errno=errno.EBUSY, reason="cannot rekey (EBUSY)")
 BROKEN = Outcome(ok=False, reason="no loopback", is_broken=True)
 NO_RX = Outcome(ok=False, reason="OpenSSL did not give the receiving key to the kernel")
+NO_TX = Outcome(ok=False, reason="OpenSSL did not give the sending key to the kernel")
 SYSTEM = SystemFacts(
     kernel="7.2.7",
     build="#1 Fri Sep 25",
     machine="x86_64",
     uid=1000,
-    has_net_admin=False,
+    capabilities=0,
     is_first_user_namespace=True,
     seccomp=0,
     available_ulps=("tls",),
@@ -37,7 +38,9 @@ FEATURES = tuple(Feature(name=name, outcome=DONE) for name in FeatureName)
 COUNTED = CounterCheck(
     moved=(CounterChange(name="TlsTxSw", by=28), CounterChange(name="TlsRxSw", by=16)), proof=DONE
 )
-LIBRARIES = Libraries(openssl="OpenSSL 3.6.5", pyopenssl="26.4.0", cryptography="50.0.2")
+LIBRARIES = Libraries(
+    openssl="OpenSSL 3.6.5", pyopenssl="26.4.0", cryptography="50.0.2", trio="0.35.0"
+)
 
 
 def trials(engine: Engine, **changes: Outcome) -> tuple[EngineTrial, ...]:

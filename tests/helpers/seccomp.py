@@ -1,6 +1,6 @@
 """A system call filter for tests: refuse setsockopt(TCP_ULP), then become another program.
 
-    python seccomp.py ERRNO PROGRAM ARGUMENT...
+    python seccomp.py ERRNO PROGRAM ARGUMENT...        0 is a filter that lets it pass
 
 It needs no rights (no_new_privs) and nothing but Python. The filter compares the numbers
 of one machine's system call table, so it is for `MACHINES` only.
@@ -30,7 +30,8 @@ def _program(code: int) -> bytes:
     for at, (offset, value) in enumerate(checks):
         rows.append((_LOAD, 0, 0, offset))
         rows.append((_EQUAL, 0, 2 * (len(checks) - at) - 1, value))  # else to "allow"
-    rows += [(_RETURN, 0, 0, _ERRNO | code), (_RETURN, 0, 0, _ALLOW)]
+    refused = _ERRNO | code if code else _ALLOW
+    rows += [(_RETURN, 0, 0, refused), (_RETURN, 0, 0, _ALLOW)]
     return b"".join(struct.pack("=HBBI", *row) for row in rows)
 
 

@@ -86,7 +86,7 @@ def test_what_a_trial_measures_is_said_without_doubt() -> None:
 
 def test_the_measurable_ones_name_their_trial() -> None:
     assert [bug.feature for bug in KNOWN_BUGS] == [
-        None,
+        FeatureName.SEND_SURVIVES_SIGNALS,
         FeatureName.POLL_HIDES_PARTIAL_RECORDS,
         FeatureName.REKEY,
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import cryptography
 import OpenSSL
 import pytest
+import trio
 from helpers.ktls import kernel_table, require_ktls
 from OpenSSL import SSL
 
@@ -64,6 +65,7 @@ def test_versions_are_what_the_libraries_say() -> None:
         openssl=SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode(),
         pyopenssl=OpenSSL.__version__,
         cryptography=cryptography.__version__,
+        trio=trio.__version__,
     )
 
 
@@ -110,7 +112,7 @@ def test_pyopenssls_absence_is_a_value(alone) -> None:
     )
     assert output == (
         "pyOpenSSL is not installed: engines not tried|()|None|"
-        "Libraries(openssl='', pyopenssl='', cryptography='')\n"
+        "Libraries(openssl='', pyopenssl='', cryptography='', trio='')\n"
     )
 
 

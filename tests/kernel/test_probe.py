@@ -16,6 +16,7 @@ from helpers.ktls import KERNEL_SUITES, kernel_table, require_ktls
 import ktlsgate
 from ktlsgate.config import Offload
 from ktlsgate.kernel.features import FeatureName
+from ktlsgate.kernel.module_rules import ModuleRule
 from ktlsgate.kernel.probe import Capabilities, Cell, OffloadTable, probe_kernel, probe_offload
 from ktlsgate.kernel.system import read_system_facts
 from ktlsgate.kernel.trials import DONE, NOT_TRIED, Outcome
@@ -114,24 +115,56 @@ def test_a_broken_trial_makes_the_table_a_failure() -> None:
     assert table(cell(rx=REFUSED)).failure == ""
 
 
+NOTHING_KNOWN = {"module_rules": (), "has_module_file": None, "is_container": False}
+RULE = ModuleRule(module="tls", text="blacklist tls", path="/etc/modprobe.d/a.conf")
+GCM = ModuleRule(module="gcm", text="blacklist gcm", path="/etc/modprobe.d/a.conf")
+NET_ADMIN = 1 << 12  # linux/capability.h
+
+
 def capabilities(ulp: Outcome, **system: object) -> Capabilities:
     facts = dataclasses.replace(read_system_facts(), **system)
     return Capabilities(system=facts, offload=OffloadTable(ulp=ulp), features=())
 
 
 def test_enoent_means_no_module_to_those_who_may_load_it() -> None:
-    found = capabilities(NO_MODULE, has_net_admin=True, is_first_user_namespace=True)
+    found = capabilities(
+        NO_MODULE, capabilities=NET_ADMIN, is_first_user_namespace=True, **NOTHING_KNOWN
+    )
     assert found.ulp_reason == (
         "the kernel has no tls module, or modprobe is told not to load it (ENOENT)"
     )
 
 
 def test_enoent_means_not_loaded_to_those_who_may_not() -> None:
-    found = capabilities(NO_MODULE, has_net_admin=False)
+    found = capabilities(NO_MODULE, capabilities=0, **NOTHING_KNOWN)
     assert found.ulp_reason == (
         "the tls module is not loaded, and this process may not load it: that takes"
         " CAP_NET_ADMIN in the first user namespace (ENOENT)"
     )
+
+
+@pytest.mark.parametrize("mask", [0, NET_ADMIN], ids=["user", "root"])
+@pytest.mark.parametrize(
+    ("known", "reason"),
+    [
+        ({"has_module_file": False}, "there is no tls module for this kernel (ENOENT)"),
+        (
+            {"module_rules": (RULE,), "has_module_file": True},
+            "the tls module is not loaded, and modprobe is told not to load it (ENOENT)",
+        ),
+    ],
+)
+def test_what_modprobe_would_find_says_more_but_not_in_a_container(mask, known, reason) -> None:
+    known = {**NOTHING_KNOWN, "capabilities": mask, "is_first_user_namespace": True, **known}
+    assert capabilities(NO_MODULE, **known).ulp_reason == reason
+    other = {**known, "is_container": True}
+    assert capabilities(NO_MODULE, **other).ulp_reason != reason
+
+
+def test_a_rule_against_another_module_says_nothing_of_this_one() -> None:
+    known = {**NOTHING_KNOWN, "module_rules": (GCM,)}
+    found = capabilities(NO_MODULE, capabilities=0, **known)
+    assert found.ulp_reason.startswith("the tls module is not loaded, and this process may not")
 
 
 def test_other_reasons_are_the_ulps_own() -> None:

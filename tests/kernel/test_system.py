@@ -35,7 +35,7 @@ def test_a_whole_proc_is_read(tmp_path) -> None:
         build=uname.version,
         machine=uname.machine,
         uid=os.geteuid(),
-        has_net_admin=True,
+        capabilities=0x1FFFFFFFFFF,
         is_first_user_namespace=True,
         seccomp=2,
         available_ulps=("espintcp", "mptcp", "tls"),
@@ -53,6 +53,8 @@ def test_without_proc_everything_is_unknown_and_nothing_raises(tmp_path) -> None
     assert facts.available_ulps is None
     assert facts.is_module_loaded is None
     assert not facts.has_tls_stat
+    assert facts.module_rules == ()
+    assert facts.has_module_file is None
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,17 @@ def test_both_ends_of_a_pair_are_connected_and_bounded() -> None:
         assert accepted.getpeername() == client.getsockname()
 
 
+def test_a_pair_can_be_of_ipv6() -> None:
+    if not socket.has_ipv6:
+        pytest.skip("this Python has no IPv6")
+    try:
+        with loopback_pair(socket.AF_INET6) as (accepted, client):
+            assert accepted.family == socket.AF_INET6
+            assert accepted.getpeername()[:2] == ("::1", client.getsockname()[1])
+    except OSError as exc:
+        pytest.skip(f"no IPv6 on loopback: {exc.strerror}")
+
+
 def test_a_pair_leaves_no_descriptor_open() -> None:
     before = open_descriptors()
     with loopback_pair() as (accepted, client):

@@ -33,6 +33,9 @@ TREE = {
         "tls_module_loaded": {bool, type(None)},
         "tls_stat": bool,
         "container": bool,
+        "capabilities": {str, type(None)},
+        "tls_module_file": {bool, type(None)},
+        "module_rules": (str,),
     },
     "ulp": OUTCOME,
     "ciphers": (
@@ -75,7 +78,9 @@ TREE = {
             "reason": str,
         },
     ),
+    "comparisons": ({"version": str, "better": {str, type(None)}, "reason": str},),
     "advice": (str,),
+    "python": {"version": str, "trio": str},
     "required": [{"names": (str,), "missing": ({"name": str, "reason": str},)}, None],
 }
 
@@ -148,7 +153,10 @@ def test_values_in_json_are_those_found() -> None:
     report = json.loads(render_json(without(ENOENT, available_ulps=None)))
     assert report["exit_code"] == 3
     assert report["failure"] == ""
-    assert report["summary"] == "no kTLS here: relaying, because nobody loaded it (ENOENT)"
+    assert report["summary"] == (
+        "no kTLS here: relaying, because the tls module is not loaded, and this process may not"
+        " load it: that takes CAP_NET_ADMIN in the first user namespace (ENOENT)"
+    )
     assert report["ulp"]["errno"] == "ENOENT"
     assert report["system"]["available_ulps"] is None
     assert report["ciphers"] == []
@@ -156,6 +164,9 @@ def test_values_in_json_are_those_found() -> None:
     assert report["engines"][0]["data"] is None
     assert report["modes"][0]["mode"] == "relay"
     assert report["modes"][0]["engine"] is None
+    assert report["comparisons"][0] == {"version": "TLSv1.3", "better": None, "reason": ""}
+    assert report["system"]["capabilities"] == "0000000000000000"
+    assert report["python"]["trio"] == "0.35.0"
     assert report["advice"] == [NOT_LOADED]
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import io
 import json
+import platform
 
 import pytest
 from helpers.findings import (
@@ -17,6 +18,7 @@ from helpers.findings import (
     FEATURES,
     LIBRARIES,
     NO_RX,
+    NO_TX,
     NOT_LOADED,
     ONLY_13,
     findings,
@@ -27,7 +29,8 @@ from helpers.findings import (
 
 from ktlsgate.config import Offload
 from ktlsgate.kernel.engines import Engine
-from ktlsgate.kernel.features import FeatureName
+from ktlsgate.kernel.features import ON_REQUEST, FeatureName
+from ktlsgate.kernel.module_rules import ModuleRule
 from ktlsgate.kernel.openssl_probe import OpenSslReport
 from ktlsgate.kernel.probe import Cell, OffloadTable
 from ktlsgate.kernel.tls_stat import CounterChange, CounterCheck
@@ -38,6 +41,8 @@ from ktlsgate.service.probe_report import main
 from ktlsgate.service.probe_require import parse_requirements
 from ktlsgate.service.probe_text import Look, render_text
 from ktlsgate.wire.ciphers import KernelCipher, Version
+
+NET_ADMIN = 1 << 12  # linux/capability.h
 
 # Exit codes and modes.
 
@@ -113,8 +118,47 @@ def test_a_user_is_told_to_have_the_module_loaded() -> None:
     assert advise(without(ENOENT)) == (NOT_LOADED,)
 
 
+INSTALL = ModuleRule(module="tls", text="install tls /bin/false", path="/etc/modprobe.d/a.conf")
+BLACKLIST = ModuleRule(module="tls", text="blacklist tls", path="/etc/modprobe.d/b.conf")
+CCM = ModuleRule(module="ccm", text="blacklist ccm", path="/etc/modprobe.d/b.conf")
+TAKE_OUT = (
+    "modprobe is told not to load tls: take out `install tls /bin/false` in"
+    " /etc/modprobe.d/a.conf, then `modprobe tls`."
+)
+LOAD_ALL_THE_SAME = (
+    "modprobe is told not to load tls on demand, by `blacklist tls` in /etc/modprobe.d/b.conf:"
+    " `modprobe tls` loads it all the same, until the next boot; take that line out, or list it"
+    " in /etc/modules-load.d."
+)
+NO_FILE = (
+    "There is no tls module for this kernel in /lib/modules/7.2.7: install the package that"
+    " brings this kernel's modules, or run a kernel built with CONFIG_TLS."
+)
+
+
+@pytest.mark.parametrize(
+    ("system", "lines"),
+    [
+        ({"module_rules": (INSTALL,)}, (TAKE_OUT,)),
+        ({"module_rules": (CCM, BLACKLIST)}, (LOAD_ALL_THE_SAME,)),
+        ({"has_module_file": False}, (NO_FILE,)),
+        ({"has_module_file": True}, (NO_MODULE,)),
+        ({"module_rules": (INSTALL,), "capabilities": 0}, (TAKE_OUT, NOT_LOADED)),
+        ({"has_module_file": False, "capabilities": 0}, (NO_FILE,)),
+        (
+            {"module_rules": (INSTALL,), "has_module_file": False, "is_container": True},
+            (NO_MODULE, CONTAINER),
+        ),
+    ],
+    ids=["install", "blacklist", "no file", "a file", "user", "user, no file", "container"],
+)
+def test_why_there_is_no_module_is_looked_up(system, lines) -> None:
+    """In a container the files are not those of the host's modprobe."""
+    assert advise(without(ENOENT, **{"capabilities": NET_ADMIN, **system})) == lines
+
+
 def test_root_is_told_where_to_look() -> None:
-    assert advise(without(ENOENT, has_net_admin=True)) == (NO_MODULE,)
+    assert advise(without(ENOENT, capabilities=NET_ADMIN)) == (NO_MODULE,)
 
 
 def test_in_a_container_the_host_is_named() -> None:
@@ -131,6 +175,11 @@ def test_a_tcp_without_upper_layers_is_named() -> None:
     assert line.startswith("TCP here knows no upper layer protocols")
 
 
+def test_a_peer_that_was_gone_is_no_fault_of_the_system() -> None:
+    (line,) = advise(without(Outcome(ok=False, errno=errno.ENOTCONN, reason="what")))
+    assert line.startswith("Not a fault of the kernel's TLS: the probe's own peer was gone")
+
+
 def test_no_errno_without_a_row_invents_advice() -> None:
     assert advise(without(Outcome(ok=False, errno=errno.ENOTSUP, reason="what"))) == ()
 
@@ -138,7 +187,10 @@ def test_no_errno_without_a_row_invents_advice() -> None:
 @pytest.mark.parametrize(
     ("code", "start"),
     [
-        (errno.ENOENT, "For TLSv1.3 AES_CCM_128 the kernel's crypto algorithm is missing"),
+        (
+            errno.ENOENT,
+            "For TLSv1.3 AES_CCM_128 the kernel's crypto algorithm is missing: `modprobe ccm`;",
+        ),
         (errno.EINVAL, "TLSv1.3 AES_CCM_128: unknown to this kernel"),
         (errno.ENOMEM, "The kernel had no memory for the keys of TLSv1.3 AES_CCM_128"),
     ],
@@ -157,6 +209,21 @@ def test_a_refused_cipher_is_named_with_its_remedy(code, start) -> None:
     assert line.startswith(start)
 
 
+def test_a_rule_against_a_missing_algorithm_is_told() -> None:
+    cells = (
+        dataclasses.replace(c, tx=ENOENT) if c.cipher is not KernelCipher.CHACHA20_POLY1305 else c
+        for c in OffloadTable.all().cells
+    )
+    table = OffloadTable(ulp=DONE, cells=tuple(cells))
+    first, second = advise(findings(table=table, module_rules=(BLACKLIST, CCM)))
+    assert first.endswith(
+        "is missing: `modprobe gcm` and `modprobe ccm`; FIPS mode and stripped kernels forbid some."
+    )
+    assert second.startswith(
+        "modprobe is told not to load ccm on demand, by `blacklist ccm` in /etc/modprobe.d/b.conf:"
+    )
+
+
 def test_missing_pyopenssl_is_named() -> None:
     (line,) = advise(findings(openssl=BARE))
     assert line == (
@@ -165,20 +232,37 @@ def test_missing_pyopenssl_is_named() -> None:
     )
 
 
-def test_an_openssl_without_ktls_is_no_matter() -> None:
-    report = OpenSslReport(libraries=LIBRARIES, trials=trials(Engine.DIRECT), has_ktls=False)
-    (line,) = advise(findings(openssl=report))
-    assert line.startswith("This OpenSSL was built without kTLS")
-
-
-def test_an_openssl_with_half_of_tls13_is_no_matter() -> None:
+def test_missing_trio_is_named() -> None:
     report = OpenSslReport(
-        libraries=LIBRARIES,
-        trials=trials(Engine.DIRECT) + trials(Engine.OPENSSL, rx=NO_RX),
-        has_ktls=True,
+        libraries=dataclasses.replace(LIBRARIES, trio=""), trials=findings().openssl.trials
     )
-    (line,) = advise(findings(openssl=report))
-    assert line.startswith("This OpenSSL (older than 3.2)")
+    assert advise(findings(openssl=report)) == (
+        "trio is not installed. The gate needs pyOpenSSL, cryptography and trio.",
+    )
+
+
+def test_an_openssl_without_ktls_has_two_ways_out() -> None:
+    (line,) = advise(findings(openssl=WHEEL))
+    assert line == (
+        "This OpenSSL was built without kTLS, as those in the registry's wheels are: `engine ="
+        ' "openssl"` hands nothing over. Two ways out: `engine = "direct"` installs the keys itself'
+        " and needs none of OpenSSL's kTLS; or take the distribution's packages, whose OpenSSL is"
+        " built with it: `apt install python3-openssl`, and a Python that sees them: `python3 -m"
+        " venv --system-site-packages DIR`."
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "age"), [("OpenSSL 3.0.20 7 Apr 2026", " (older than 3.2)"), ("OpenSSL 3.2.0", "")]
+)
+def test_an_openssl_with_half_of_tls13_has_two_ways_out(version, age) -> None:
+    libraries = dataclasses.replace(LIBRARIES, openssl=version)
+    (line,) = advise(findings(openssl=dataclasses.replace(OLD, libraries=libraries)))
+    assert line == (
+        f"This OpenSSL{age} gives the kernel only the sending key of TLS 1.3: with `engine ="
+        ' "openssl"` those connections are handed over for sending only. `engine = "direct"`'
+        " installs both keys; so does OpenSSL 3.2 or later."
+    )
 
 
 def test_a_broken_probe_warns_first() -> None:
@@ -187,9 +271,26 @@ def test_a_broken_probe_warns_first() -> None:
     )
 
 
+UNASKED = tuple(
+    dataclasses.replace(f, outcome=NOT_TRIED) if f.name in ON_REQUEST else f for f in FEATURES
+)
+
+
+def test_signals_are_judged_by_their_trial_when_somebody_asked() -> None:
+    (fixes,) = advise(findings(kernel="6.1.176"))
+    assert fixes.startswith("No release of Linux 6.1 is known to have: ")
+    died = Outcome(ok=False, reason="a signal broke it")
+    features = tuple(
+        dataclasses.replace(f, outcome=died) if f.name in ON_REQUEST else f for f in FEATURES
+    )
+    (signal,) = advise(findings(kernel="9.9.9", features=features))
+    assert signal.startswith("On this kernel a signal during a blocking send() breaks the")
+    assert " (measured). Keep descriptors non-blocking" in signal
+
+
 def test_a_measured_defect_is_told_without_doubt_and_a_numbered_one_with() -> None:
     features = tuple(
-        dataclasses.replace(f, outcome=BUSY) if f.name is FeatureName.REKEY else f for f in FEATURES
+        dataclasses.replace(f, outcome=BUSY) if f.name is FeatureName.REKEY else f for f in UNASKED
     )
     signal, rekey = advise(findings(kernel="6.12.101", features=features))
     assert signal.startswith("By its number (6.12.101), on this kernel a signal")
@@ -198,7 +299,7 @@ def test_a_measured_defect_is_told_without_doubt_and_a_numbered_one_with() -> No
 
 def test_a_measurement_silences_the_number() -> None:
     """A distribution that brought poll's fix back to 6.1 is not accused of lacking it."""
-    signal, fixes = advise(findings(kernel="6.1.176"))
+    signal, fixes = advise(findings(kernel="6.1.176", features=UNASKED))
     assert signal.startswith("By its number (6.1.176), on this kernel a signal")
     assert fixes.startswith("No release of Linux 6.1 is known to have: ")
 
@@ -224,7 +325,8 @@ kTLS: tx+rx
 
 System
   kernel             Linux 7.2.7 x86_64 (#1 Fri Sep 25)
-  user               uid 1000, CAP_NET_ADMIN no, first user namespace yes
+  user               uid 1000, first user namespace yes
+  capabilities       0000000000000000, without CAP_NET_ADMIN
   seccomp            off
   tcp_available_ulp  tls
   tls module         loaded yes, tls_stat yes
@@ -253,24 +355,29 @@ Features
   ✓ no-padding option
   ✓ poll hides partial records
   ✓ keys readable by any holder
+  ✓ passing the socket on
+  ✓ IPv6
+  ✓ MPTCP sockets
+  ✓ signals in blocking sends
 
 Counters in /proc/net/tls_stat
   ✓ TlsTxSw +28, TlsRxSw +16
 
-OpenSSL
-  library            OpenSSL 3.6.5
+Libraries
+  Python             PYTHON
+  OpenSSL            OpenSSL 3.6.5
   pyOpenSSL          26.4.0
   cryptography       50.0.2
-  built with kTLS    ✓ yes
-  engine direct      ✓ TLSv1.3  tx+rx    SUITE
-  engine direct      ✓ TLSv1.2  tx+rx    SUITE
-  engine openssl     ✓ TLSv1.3  tx+rx    SUITE
-  engine openssl     ✓ TLSv1.2  tx+rx    SUITE
+  trio               0.35.0
+  OpenSSL's own kTLS ✓ built in
 
 What a connection gets
-  ✓ TLSv1.3  handoff (engine direct)
-  ✓ TLSv1.2  handoff (engine direct)
-"""
+  ✓ engine direct   TLSv1.3  both directions
+  ✓ engine direct   TLSv1.2  both directions
+  ✓ engine openssl  TLSv1.3  both directions
+  ✓ engine openssl  TLSv1.2  both directions
+  Both engines give the same.
+""".replace("PYTHON", platform.python_version())
 
 
 def test_the_text_of_a_good_machine() -> None:
@@ -281,26 +388,100 @@ def test_ascii_has_words_for_marks() -> None:
     text = render_text(without(ENOENT), Look())
     assert text.isascii()
     assert "  no the tls module is not loaded" in text
-    assert "  built with kTLS    -- cannot be known where the kernel has none\n" in text
+    assert "  OpenSSL's own kTLS -- cannot be known where the kernel has none\n" in text
 
 
 def test_what_was_not_tried_and_what_is_unknown_say_so() -> None:
     text = render_text(
-        findings(openssl=BARE, has_net_admin=None, is_module_loaded=None, seccomp=None, available_ulps=None, is_container=True),
+        findings(openssl=BARE, capabilities=None, is_module_loaded=None, seccomp=None, available_ulps=None, is_container=True),
         Look(has_marks=True),
     )  # fmt: skip
-    assert "CAP_NET_ADMIN unknown" in text
+    assert "  capabilities       unknown\n" in text
     assert "  seccomp            unknown\n  tcp_available_ulp  unknown\n" in text
     assert "  tls module         loaded unknown, tls_stat yes\n  container          yes\n" in text
     assert "  pyOpenSSL is not installed: engines not tried\n" in text
-    assert "  ✓ TLSv1.3  handoff, as far as the kernel is concerned\n" in text
+    assert "  ✓ TLSv1.3  both directions, as far as the kernel goes\n" in text
+    assert "  trio               not installed\n" in text
+    assert "  OpenSSL            unknown without pyOpenSSL\n" in text
 
 
 def test_a_refusal_stands_in_its_row() -> None:
     text = render_text(findings(table=only(Version.TLS12), openssl=ONLY_13), Look(has_marks=True))
     assert "  TLSv1.3 AES_GCM_128        ✗  ✓  ✓  unknown (EINVAL)\n" in text
-    assert "  engine direct      ✗ TLSv1.2  none     SUITE  unknown (EINVAL)\n" in text
-    assert "  ✗ TLSv1.2  relay: unknown (EINVAL)\n" in text
+    assert "  ✗ engine direct   TLSv1.2  relay: unknown (EINVAL)\n" in text
+
+
+WHEEL = OpenSslReport(
+    libraries=LIBRARIES,
+    trials=trials(Engine.DIRECT) + trials(Engine.OPENSSL, tx=NO_TX, rx=NO_RX, data=NOT_TRIED),
+    has_ktls=False,
+)
+OLD = OpenSslReport(
+    libraries=dataclasses.replace(LIBRARIES, openssl="OpenSSL 3.0.20 7 Apr 2026"),
+    trials=trials(Engine.DIRECT)
+    + trials(Engine.OPENSSL, rx=NO_RX)[:1]
+    + trials(Engine.OPENSSL)[1:],
+    has_ktls=True,
+)
+
+
+def test_engines_are_compared_with_the_reason() -> None:
+    """What a gate would get of each, and which gives more."""
+    assert section(render_text(findings(openssl=WHEEL), Look()), "What a connection gets") == [
+        "  ok engine direct   TLSv1.3  both directions",
+        "  ok engine direct   TLSv1.2  both directions",
+        "  no engine openssl  TLSv1.3  relay: OpenSSL did not give the sending key to the kernel",
+        "  no engine openssl  TLSv1.2  relay: OpenSSL did not give the sending key to the kernel",
+        "  Engine direct gives more for TLSv1.3 and TLSv1.2: this OpenSSL was built without kTLS.",
+    ]
+    assert section(render_text(findings(openssl=OLD), Look()), "What a connection gets")[2:] == [
+        f"  no engine openssl  TLSv1.3  sending only: {NO_RX.reason}",
+        "  ok engine openssl  TLSv1.2  both directions",
+        "  Engine direct gives more for TLSv1.3: this OpenSSL is older than 3.2.",
+    ]
+
+
+def test_engine_openssl_can_give_more_too() -> None:
+    report = OpenSslReport(
+        libraries=LIBRARIES,
+        trials=trials(Engine.DIRECT, rx=EINVAL) + trials(Engine.OPENSSL),
+        has_ktls=True,
+    )
+    lines = section(render_text(findings(openssl=report), Look()), "What a connection gets")
+    assert lines[0] == "  no engine direct   TLSv1.3  sending only: unknown (EINVAL)"
+    assert lines[-1] == "  Engine openssl gives more for TLSv1.3 and TLSv1.2: unknown (EINVAL)."
+
+
+def test_without_a_layer_the_reason_stands_once() -> None:
+    text = render_text(without(ENOENT), Look())
+    assert text.count("the tls module is not loaded, and this process may not load it") == 2
+    assert section(text, "What a connection gets")[2:] == [
+        "  Neither engine can do more: the kernel gives no TLS layer, see above."
+    ]
+
+
+def test_what_was_not_asked_for_says_how_to_ask() -> None:
+    text = render_text(findings(features=UNASKED), Look())
+    assert (
+        "  -- signals in blocking sends    not tried: takes a second, ask with --signals\n" in text
+    )
+
+
+def test_without_mptcp_it_was_not_tried_and_that_is_no_fault() -> None:
+    features = tuple(
+        dataclasses.replace(f, outcome=NOT_TRIED) if f.name is FeatureName.MPTCP else f
+        for f in FEATURES
+    )
+    text = render_text(findings(features=features), Look())
+    assert "  -- MPTCP sockets                not tried: there are none here\n" in text
+
+
+def test_what_modprobe_is_told_is_shown() -> None:
+    text = render_text(without(ENOENT, module_rules=(INSTALL, BLACKLIST)), Look())
+    assert (
+        "  modprobe           `install tls /bin/false` in /etc/modprobe.d/a.conf,"
+        " `blacklist tls` in /etc/modprobe.d/b.conf\n" in text
+    )
 
 
 def section(text: str, title: str) -> list[str]:
@@ -342,12 +523,13 @@ def test_what_was_required_and_is_missing_has_a_line_each() -> None:
     assert section(text, "Required") == [f"  no tx+rx TLSv1.3: {reason}", f"  no rekey: {reason}"]
 
 
-def test_advice_is_wrapped_to_the_width() -> None:
+def test_advice_is_wrapped_to_the_width_but_commands_are_not() -> None:
     text = render_text(without(ENOENT), Look(width=60))
     assert (
         "Advice\n"
-        "  - Load the module as root and keep it loaded: `modprobe\n"
-        "    tls`, and `echo tls > /etc/modules-load.d/tls.conf`.\n"
+        "  - Load the module as root and keep it loaded:\n"
+        "    `modprobe tls`, and\n"
+        "    `echo tls > /etc/modules-load.d/tls.conf`.\n"
     ) in text
 
 
@@ -408,6 +590,20 @@ def test_main_prints_text_and_returns_the_exit_code(capsys) -> None:
     assert code in {0, 1, 3}
     assert "What a connection gets" in out
     assert err == ""
+
+
+def test_main_tries_signals_when_asked(capsys, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "ktlsgate.service.probe_report.collect_findings",
+        lambda names: asked.append(set(names)) or findings(),
+    )
+    main(["--json"])
+    main(["--signals"])
+    main(["--require", "send-survives-signals"])
+    signals = {FeatureName.SEND_SURVIVES_SIGNALS}
+    assert asked == [set(), signals, signals]
+    assert capsys.readouterr().err == ""
 
 
 def test_main_prints_json_that_agrees_with_its_exit_code(capsys) -> None:
