@@ -7,6 +7,7 @@ import platform
 import pytest
 import trio
 import trio.testing
+from helpers.randomness import random_count, random_seed
 
 _PATIENCE = 20  # seconds for one coroutine test
 _JUMPED = 1e6  # the same where time costs nothing: a test that hangs gets there at once
@@ -64,4 +65,5 @@ def pytest_report_header():
     return [
         ", ".join([f"kernel: {platform.release()}, python {platform.python_version()}", *versions]),
         f"linked: {_openssl()}; kTLS: {_ktls()}",
+        f"random connections: {random_count()}, seed {random_seed()}",
     ]

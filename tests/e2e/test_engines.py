@@ -5,7 +5,6 @@ handshake tells (`ktlsgate.kernel.openssl_probe`).
 """
 
 import contextlib
-import functools
 import json
 import socket
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 from cryptography.hazmat.backends.openssl import backend as cryptography_backend
 from helpers.backends import digest, pattern
 from helpers.clients import body_of, client_context, connect, read_to_end, request, status_of
+from helpers.engines import openssl_gives, openssl_report, require_openssl
 from helpers.front import ALL_CIPHERS, KTLS_LABELS, MODES, start_front
 from helpers.gate_process import WAIT, gate_config, tls_files
 from helpers.interactive import gnutls_cli, s_client
@@ -25,33 +25,20 @@ from OpenSSL import SSL
 
 from ktlsgate.config import Offload
 from ktlsgate.kernel.engines import Engine
-from ktlsgate.kernel.openssl_probe import probe_openssl
 from ktlsgate.wire.ciphers import SUITES, Version
 
 VERSIONS = {"TLSv1.2": Version.TLS12, "TLSv1.3": Version.TLS13}
 FACTS = pytest.mark.parametrize("version", VERSIONS)
 
 
-@functools.cache
-def openssl_report():
-    return probe_openssl(kernel_table())
-
-
 def gives(version):
     """What engine ``openssl`` gives here for a version, by its label."""
-    return openssl_report().trial(Engine.OPENSSL, VERSIONS[version]).offload
-
-
-def require_openssl_ktls():
-    """Skip where this OpenSSL cannot move keys, with the reason."""
-    require_ktls()
-    if not openssl_report().has_ktls:
-        pytest.skip(f"OpenSSL {openssl_report().libraries.openssl} was built without kTLS")
+    return openssl_gives(VERSIONS[version])
 
 
 @pytest.fixture(scope="module")
 def front(tmp_path_factory):
-    require_openssl_ktls()
+    require_openssl()
     folder = tmp_path_factory.mktemp("openssl")
     with start_front(folder, listen='engine = "openssl"', tls=ALL_CIPHERS) as front:
         yield front
@@ -285,7 +272,7 @@ def split(request, tmp_path_factory):
     """A gate whose kernel only sends TLS 1.3."""
     require_ktls(TLS13)
     if request.param == "openssl":
-        require_openssl_ktls()
+        require_openssl()
         if gives("TLSv1.3") is Offload.BOTH:
             version = openssl_report().libraries.openssl
             pytest.skip(f"OpenSSL {version} gives the kernel both keys of TLS 1.3")
