@@ -30,6 +30,7 @@ class SessionContext:
         engine: who puts keys into the kernel; ``tls`` is made for it.
         table: what the kernel can offload.
         most: the most that the operator allows it to.
+        common_offload: the same with every route's word; None where they differ.
         routes: in the order of matching.
         singles: by route, whether its connections end after one response.
         keeps_secrets: whether any route shares them, so that they outlive the handshake.
@@ -44,6 +45,7 @@ class SessionContext:
     engine: Engine
     table: OffloadTable
     most: Offload
+    common_offload: Offload | None
     routes: tuple[Route, ...]
     singles: tuple[bool, ...]
     keeps_secrets: bool
@@ -57,10 +59,9 @@ class SessionContext:
 
         A request that none of them matches is not handed over at all.
         """
-        bounds = {
-            self.most.at_most(route.offload) for route in routes_of_host(self.routes, sni)
-        } or {self.most}
-        return bounds.pop() if len(bounds) == 1 else None
+        if self.common_offload:
+            return self.common_offload
+        return _common_offload(routes_of_host(self.routes, sni), self.most)
 
     @classmethod
     def make(
@@ -76,12 +77,14 @@ class SessionContext:
         report: Report,
     ) -> SessionContext:
         """Compute what follows from the configuration."""
+        most = Offload.NONE if listener.ktls is KtlsPolicy.OFF else listener.offload
         return cls(
             listener=listener,
             tls=tls,
             engine=engine,
             table=table,
-            most=Offload.NONE if listener.ktls is KtlsPolicy.OFF else listener.offload,
+            most=most,
+            common_offload=_common_offload(routes, most),
             routes=routes,
             singles=tuple(is_single(route, routes) for route in routes),
             keeps_secrets=any(route.share_secrets for route in routes),
@@ -92,3 +95,8 @@ class SessionContext:
             metrics=metrics,
             report=report,
         )
+
+
+def _common_offload(routes: tuple[Route, ...], most: Offload) -> Offload | None:
+    bounds = {most.at_most(route.offload) for route in routes} or {most}
+    return bounds.pop() if len(bounds) == 1 else None

@@ -192,7 +192,8 @@ def test_a_listener_that_allows_less_makes_routes_agree():
 
 def test_a_name_without_routes_gets_what_the_listener_allows():
     """Whatever such a client asks for is refused."""
-    assert bound_of("e.example", ("a.example", "/", NONE)) is BOTH
+    others = ("a.example", "/", NONE), ("b.example", "/", TX)
+    assert bound_of("e.example", *others) is BOTH
 
 
 def test_routes_that_ask_for_nothing_cost_nothing():
