@@ -87,6 +87,8 @@ class ClientInput(Protocol):
 
         Raises:
             BlockingIOError: nothing is there yet.
+            RemoteProtocolError: the data ended in another way. The kernel says so once,
+                to a look as well, so no later read would tell.
         """
 
 
@@ -95,8 +97,8 @@ def _has_stream_data(sock: socket.socket) -> bool:
         return bool(sock.recv(1, _FLAGS | socket.MSG_PEEK))
     except BlockingIOError:
         raise
-    except OSError:  # the next read says what it is
-        return False
+    except OSError as exc:
+        raise peer_error(exc) from exc
 
 
 class _StreamInput:
@@ -171,8 +173,10 @@ class _RecordInput:
             content_type, data = recv_record(self.socket, 1, _FLAGS | socket.MSG_PEEK)
         except BlockingIOError:
             raise
-        except OSError:  # the next read says what it is
-            return False
+        except OSError as exc:
+            if exc.errno == errno.EKEYEXPIRED:  # stays, and a read knows what to do
+                return False
+            raise peer_error(exc) from exc
         return content_type == ContentType.APPLICATION_DATA and bool(data)
 
     def _refuse_renegotiation(self) -> None:

@@ -125,6 +125,19 @@ def test_every_errno_has_its_meaning(code, kind, text):
         source.read(100, 0)
 
 
+@pytest.mark.parametrize("code", [errno.EBADMSG, errno.EMSGSIZE, errno.EINVAL, errno.ECONNRESET])
+def test_what_a_look_is_told_it_tells(code):
+    """The kernel says some errors once; a look that kept them would leave the reader waiting."""
+    source, _ = records(code, errno.EAGAIN)
+    with pytest.raises(type(peer_error(OSError(code, "")))):
+        source.has_data()
+
+
+def test_a_look_leaves_a_missing_key_to_the_read_that_may_have_it():
+    source, _ = records(errno.EKEYEXPIRED)
+    assert not source.has_data()
+
+
 def test_a_bad_record_carries_its_errno():
     assert peer_error(OSError(errno.EMSGSIZE, "")).errno == errno.EMSGSIZE
 

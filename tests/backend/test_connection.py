@@ -415,6 +415,17 @@ def test_single_reads_go_on_once_an_upgrade_was_accepted(stages, mode):
     assert stage.hands.recv(100) == b"frames"
 
 
+def test_single_a_reset_behind_the_body_is_a_cut_that_stays(stages):
+    """The kernel tells it once, and the look for a next request is who hears it."""
+    stage = stages("plain", "single")
+    stage.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stage.client.close()
+    for _ in range(2):
+        with pytest.raises(ConnectionCut) as caught:
+            stage.hands.recv(100)
+        assert str(caught.value) == "the connection broke: Connection reset by peer (ECONNRESET)"
+
+
 def test_single_with_malformed_chunks_is_an_error_that_stays(stages):
     stage = stages("plain", "single", HTTP_TRANSFER_ENCODING="chunked")
     stage.source.sendall(b"nonsense\r\n")

@@ -343,6 +343,18 @@ def test_single_reads_end_with_close_notify_behind_the_body(flavour):
         hands.abort()
 
 
+def test_single_tells_a_bad_record_behind_the_body(flavour):
+    """The kernel says it once, and the look for a next request is who hears it."""
+    with ktls_pair(TLS13) as (sock, peer):
+        head = our_head("both", "single", HTTPS="on", HTTP_CONTENT_LENGTH="4")
+        hands = flavour(received(head, socket.socket(fileno=sock.detach())))
+        peer.send(b"body")
+        assert hands.recv(100) == b"body"
+        peer.sock.sendall(b"\x17\3\3\xff\xff" + bytes(100))
+        assert raises_twice(BadRecord, hands) == "a record is longer than TLS allows (EMSGSIZE)"
+        hands.abort()
+
+
 # Mode TX: the kernel encrypts, the input comes over the Unix connection.
 
 
