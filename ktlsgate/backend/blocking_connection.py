@@ -144,8 +144,8 @@ class BlockingClientConnection:
         """Send all of ``data``.
 
         Raises:
-            TimeoutError: the client did not take it in time. Some may have gone, and
-                closing will not call the data complete.
+            TimeoutError: the client did not take it in time. Some or all may have gone,
+                and closing will not call the data complete.
             ConnectionCut: the client or the gate is gone.
         """
         deadline = self._deadline()
@@ -158,7 +158,7 @@ class BlockingClientConnection:
                     sent += self._core.send(rest[sent:])
                 except BlockingIOError:
                     self._wait_writable(deadline)
-            self._core.is_midway = False
+        self._flush(deadline)
 
     def sendfile(self, file: HasFileno | int, offset: int = 0, count: int | None = None) -> int:
         """Send a file's contents from the page cache, without copying them through here.
@@ -190,7 +190,7 @@ class BlockingClientConnection:
             if not sent:
                 break
             offset += sent
-        self._core.is_midway = False
+        self._flush(deadline)
         return offset - start
 
     def shutdown_write(self) -> None:
@@ -210,9 +210,9 @@ class BlockingClientConnection:
     def close(self) -> None:
         """Say that our data is complete, and close; never waits for the client.
 
-        With a full send buffer, or after a `sendall` that did not finish, the client
-        sees a cut. At most 64 KiB of what it has sent already are read away first:
-        closing over unread bytes sends a reset, which can destroy the last answer.
+        After a `sendall` or `sendfile` that did not finish the client sees a cut. At most
+        64 KiB of what it has sent already are read away first: closing over unread bytes
+        sends a reset, which can destroy the last answer.
         """
         self._core.close(is_complete=True)
 
@@ -222,6 +222,16 @@ class BlockingClientConnection:
 
     def _deadline(self) -> float:
         return math.inf if self._timeout is None else time.monotonic() + self._timeout
+
+    def _flush(self, deadline: float) -> None:
+        while True:
+            try:
+                self._core.flush()
+            except BlockingIOError:
+                self._wait_writable(deadline)
+            else:
+                self._core.is_midway = False
+                return
 
     def _wait_readable(self, guard: SpinGuard, deadline: float) -> None:
         left = _left(deadline)

@@ -49,8 +49,8 @@ class HandedConnection:
     Attributes:
         head: what the gate said, its secrets left out.
         look_again: seconds after which to try a read though nothing became readable.
-        is_midway: set by the flavours while an application's data is sent in part:
-            its end must not be called complete then.
+        is_midway: set by the flavours while an application's data is sent or flushed in
+            part: its end must not be called complete then.
         is_closed: whether `close` was called.
     """
 
@@ -197,6 +197,11 @@ class HandedConnection:
         if self._rekeying:
             self._rekeying.note_sent(sent)
         return sent
+
+    def flush(self) -> None:
+        """Make sure that an end loses nothing of what was sent; see `ClientOutput.flush`."""
+        self._expect_open()
+        self._output.flush()
 
     def end_output(self) -> None:
         """Say the end of our data, and shut the sending side down; see `ClientOutput.end`."""

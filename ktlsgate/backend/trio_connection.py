@@ -203,7 +203,7 @@ class ClientConnection(trio.abc.HalfCloseableStream):
                     sent += self._core.send(rest[sent:])
                 except BlockingIOError:
                     await trio.lowlevel.wait_writable(self._core.write_socket)
-            self._core.is_midway = False
+            await self._flush()
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def sendfile(
@@ -243,7 +243,7 @@ class ClientConnection(trio.abc.HalfCloseableStream):
                 offset += sent
                 # A reader as fast as the file would otherwise keep every other task waiting.
                 await trio.lowlevel.checkpoint()
-            self._core.is_midway = False
+            await self._flush()
             await trio.lowlevel.cancel_shielded_checkpoint()
         return offset - start
 
@@ -305,6 +305,16 @@ class ClientConnection(trio.abc.HalfCloseableStream):
     def abort(self) -> None:
         """Close at once and let the client see a cut: for an answer that broke off."""
         self._close(is_complete=False)
+
+    async def _flush(self) -> None:
+        while True:
+            try:
+                self._core.flush()
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._core.write_socket)
+            else:
+                self._core.is_midway = False
+                return
 
     def _close(self, *, is_complete: bool) -> None:
         if not self._core.is_closed:

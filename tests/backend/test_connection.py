@@ -306,6 +306,50 @@ def test_closing_in_the_middle_of_a_write_does_not_call_the_data_complete(stage)
         assert stage.gate.recv(10) == RECEIVED
 
 
+def test_a_write_ends_when_there_is_room_again(stages):
+    """Where the kernel encrypts: with less room its TLS layer may hold what an end throws away.
+
+    A Unix socket is not writable for poll once a quarter of its buffer is used.
+    """
+    stage = stages("tx", make=socket.socketpair)
+    data = bytes(100_000)
+    assert stage.hands.times_out("sendall", data)
+    assert stage.client.recv(len(data), socket.MSG_WAITALL) == data
+    stage.hands.sendall(b"rest")
+    stage.hands.close()
+    assert stage.rest() == b"rest" + CLOSE_NOTIFY
+
+
+def test_a_file_ends_when_there_is_room_again(stages, tmp_path):
+    stage = stages("tx", make=socket.socketpair)
+    data = bytes(100_000)
+    (tmp_path / "f").write_bytes(data)
+    with io.FileIO(tmp_path / "f") as file:
+        assert stage.hands.times_out("sendfile", file)
+    assert stage.client.recv(len(data), socket.MSG_WAITALL) == data
+
+
+def test_a_write_given_up_without_room_is_not_called_complete(stages):
+    stage = stages("tx", make=socket.socketpair)
+    assert stage.hands.times_out("sendall", bytes(100_000))
+    stage.hands.close()
+    assert stage.rest() == bytes(100_000)
+
+
+def test_the_end_of_the_output_waits_for_room(stages):
+    stage = stages("tx", make=socket.socketpair)
+    assert stage.hands.times_out("sendall", bytes(100_000))
+    assert stage.hands.times_out("end_output")
+    assert stage.client.recv(100_000, socket.MSG_WAITALL) == bytes(100_000)
+    stage.hands.end_output()
+    assert stage.rest() == CLOSE_NOTIFY
+
+
+def test_where_the_kernel_does_not_encrypt_a_write_ends_when_it_was_taken(stages):
+    stage = stages("relay")
+    stage.hands.sendall(bytes(100_000))
+
+
 def test_closing_with_a_full_buffer_does_not_wait(stages):
     stage = stages("tx", make=socket.socketpair)  # TCP's buffers have no exact end
     stage.fill()
