@@ -2,12 +2,14 @@
 
 import ast
 import dataclasses
+import errno
 import importlib
 import pathlib
 import re
 import tomllib
 
 import pytest
+from helpers.after_handoff import ROWS
 
 from ktlsgate import config
 from ktlsgate.gate.states import TRANSITIONS, State
@@ -66,6 +68,56 @@ def test_the_documented_limits_are_the_defaults(default):
 @pytest.mark.parametrize("mode", [mode.value for mode in Mode])
 def test_every_mode_has_its_row(mode):
     assert f"| `{mode}` |" in README
+
+
+# The contract for plain descriptors: the first two columns of each row, and what tests it.
+CONTRACT = {
+    ("`read`", "0"): "read_write_and_close_give_what_the_row_says",
+    ("`read`", "**EIO**, for ever"): "a_control_record_is_taken_by_recvmsg_and_reading_goes_on",
+    ("`read`", "EBADMSG, EMSGSIZE, EINVAL"): "read_write_and_close_give_what_the_row_says",
+    ("`read`", "EKEYEXPIRED"): "behind_a_key_update_that_was_taken_reading_has_ended",
+    ("`read`", "ECONNRESET, EPIPE"): "read_write_and_close_give_what_the_row_says",
+    ("`read`", "EAGAIN"): "read_write_and_close_give_what_the_row_says",
+    ("`write`", "EAGAIN"): "with_a_full_send_buffer_writes_and_close_notify_are_eagain",
+    ("`write`", "EBADMSG, EMSGSIZE, EINVAL, ECONNRESET"): (
+        "a_refused_record_is_an_error_of_poll_until_it_was_told"
+    ),
+    ("`write`", "a count, for ever"): (
+        "once_a_reset_was_read_writes_go_nowhere_and_poll_alone_says_so"
+    ),
+    ("`poll`", "POLLIN, then EAGAIN"): "half_a_record_is_readable_or_not",
+    ("`poll`", "nothing"): (
+        "poll_hides_a_key_update_that_was_decrypted_where_keys_can_be_replaced"
+    ),
+    ("`sendfile`", "a count, or as `write`"): "sendfile_sends_what_the_file_has",
+    ("`splice` to it", "a count, or as `write`"): (
+        "splice_with_more_and_then_a_close_loses_the_data_or_not"
+    ),
+    ("`splice` from it", "EINVAL"): "splice_to_a_pipe_stops_at_a_control_record_with_einval",
+    ("`shutdown`, `close`", "0"): "an_end_over_a_full_send_buffer_can_cut_the_last_record",
+    ("`close`", "0"): "closing_over_an_unread_record_resets",
+}
+
+
+def contract():
+    (_, rest) = README.split("| call | gives | meaning | what to do |\n")
+    lines = rest[: rest.index("\n\n")].splitlines()[1:]
+    return [tuple(cell.strip() for cell in line.split("|")[1:3]) for line in lines]
+
+
+def test_every_row_of_the_contract_has_its_test():
+    assert contract() == list(CONTRACT)
+    source = (ROOT / "tests/kernel/test_bare_descriptor.py").read_text()
+    for name in CONTRACT.values():
+        assert f"\ndef test_{name}(" in source
+
+
+def test_the_contract_names_every_errno_that_a_client_can_cause():
+    gives = " ".join(result for call, result in contract() if call == "`read`")
+    seen = {code for row in ROWS for code in row.reads if isinstance(code, int)}
+    assert {errno.errorcode[code] for code in seen} == set(re.findall(r"E[A-Z]+", gives)) - {
+        "EKEYEXPIRED"
+    }
 
 
 @pytest.mark.parametrize("state", list(State))
