@@ -12,6 +12,9 @@ its comma, takes one descriptor, and answers on it with blocking calls; of TLS i
 Commands, by path (all numbers are bytes):
 
     /facts          JSON: what arrived, and what the kernel says of the descriptor
+    /cell?n=        JSON on one line: the environment and what the kernel says of the
+                    descriptor; then reads HTTP_CONTENT_LENGTH; then, on one line, size and
+                    SHA-256; then n bytes of `pattern`
     /hash           reads HTTP_CONTENT_LENGTH; answers size and SHA-256 (?delay=SECONDS first;
                     &pace=n reads n bytes at a time and rests 2 ms behind each)
     /rest?n=        reads n behind the head (fewer at the end of input) and answers with them
@@ -44,6 +47,8 @@ import urllib.parse
 WAIT = 60.0
 _BLOCK = b"".join(hashlib.sha512(b"%d" % i).digest() for i in range(1024))[:65_521]
 _SOL_TLS, _TLS_TX, _TLS_RX, _TCP_ULP = 282, 1, 2, 31
+# linux/tls.h: the sizes of struct tls12_crypto_info_*; the kernel answers to no other.
+_INFO_SIZES = {51: 40, 52: 56, 53: 40, 54: 56}
 
 
 def pattern(size: int) -> bytes:
@@ -163,27 +168,37 @@ def _facts(client):
     sock = client.sock
     facts = {
         "raw": client.raw.decode("latin-1"),
-        "environ": client.environ,
         "pairs": client.pairs,
-        "family": socket.AddressFamily(sock.family).name,
         "is_nonblocking": bool(client.flags[0] & os.O_NONBLOCK),
         "is_close_on_exec": bool(client.flags[1] & fcntl.FD_CLOEXEC),
         "ulp": "",
-        "tx": [],
-        "rx": [],
         "ss": "",
+        **_kernel_facts(client),
     }
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         with contextlib.suppress(OSError):
             name = sock.getsockopt(socket.IPPROTO_TCP, _TCP_ULP, 16)
             facts["ulp"] = name.rstrip(b"\0").decode()
-        facts["tx"], facts["rx"] = (_key_facts(sock, which) for which in (_TLS_TX, _TLS_RX))
         ours, theirs = sock.getsockname()[1], sock.getpeername()[1]
         which = f"sport = :{ours} and dport = :{theirs}"
         command = ["ss", "-tieHn", which]
         shown = subprocess.run(command, check=False, capture_output=True, timeout=WAIT)
         facts["ss"] = " ".join(shown.stdout.decode().split())
     return facts
+
+
+def _kernel_facts(client):
+    """What the descriptor is and who has its keys; ``*_seq`` counts records so far."""
+    sock = client.sock
+    facts = {"environ": client.environ, "family": socket.AddressFamily(sock.family).name}
+    for name, which in (("tx", _TLS_TX), ("rx", _TLS_RX)):
+        facts[name] = key = _key_facts(sock, which)
+        facts[f"{name}_seq"] = _rec_seq(sock, which, key[1]) if key else None
+    return facts
+
+
+def _rec_seq(sock, which, cipher):
+    return int.from_bytes(sock.getsockopt(_SOL_TLS, which, _INFO_SIZES[cipher])[-8:], "big")
 
 
 def _key_facts(sock, which):
@@ -197,6 +212,17 @@ def _key_facts(sock, which):
 
 def _do_facts(client):
     client.answer(_facts(client))
+
+
+def _do_cell(client):
+    if client.source is client.unix:
+        # Our own dialect's "I have the head". A stranger never says it, and is waited for.
+        client.unix.sendall(b"\x06")
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+    client.sock.sendall(head + json.dumps(_kernel_facts(client)).encode() + b"\n")
+    size, seen = client.read_digest(int(client.environ.get("HTTP_CONTENT_LENGTH", "0")))
+    line = json.dumps({"size": size, "sha256": seen}).encode() + b"\n"
+    client.sock.sendall(line + pattern(int(client.query["n"])))
 
 
 def _do_hash(client):
@@ -257,6 +283,7 @@ def _do_unix(client):
 
 _COMMANDS = {
     "/facts": _do_facts,
+    "/cell": _do_cell,
     "/hash": _do_hash,
     "/rest": _do_rest,
     "/until-end": _do_until_end,

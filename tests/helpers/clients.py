@@ -7,9 +7,11 @@ segment, what is glued to the Finished, when a FIN or a reset comes.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import subprocess
+import threading
 
 from OpenSSL import SSL, crypto
 
@@ -31,9 +33,12 @@ def run_curl(port, target, *arguments, ca, data=None):
 
 def run_s_client(port, data, *arguments, ca):
     """Send bytes in one write by `openssl s_client` and read to the end of the connection."""
+    return _run([*_s_client(port, ca), "-quiet", *arguments], data)
+
+
+def _s_client(port, ca):
     where = ["-connect", f"127.0.0.1:{port}", "-servername", "localhost"]
-    trust = ["-CAfile", str(ca), "-verify_return_error"]
-    return _run(["openssl", "s_client", *where, *trust, "-quiet", *arguments], data)
+    return ["openssl", "s_client", *where, "-CAfile", str(ca), "-verify_return_error"]
 
 
 def request(target, *headers, method="GET", body=b""):
@@ -168,6 +173,34 @@ class PlainClient(_Reader):
 
     def close_notify(self):
         """There is no such thing here."""
+
+
+class SClient(_Reader):
+    """`openssl s_client` in a conversation, for what pyOpenSSL has no method for."""
+
+    def __init__(self, port, *arguments, ca):
+        """Start it; it shakes hands at once."""
+        command = [*_s_client(port, ca), "-ign_eof", "-nocommands", *arguments]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.process = subprocess.Popen(command, **pipes)
+        self._bound = threading.Timer(WAIT, self.process.kill)
+        self._bound.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._bound.cancel()
+        self.process.kill()
+        self.process.communicate()
+
+    def send(self, data):
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def recv(self):
+        """What it says next, in plain bytes; without ``-quiet`` that is more than its peer's."""
+        return os.read(self.process.stdout.fileno(), 65_536)
 
 
 class TlsClient(_Reader):
