@@ -1,12 +1,14 @@
-"""Runs coroutine tests by Trio, and prints at the top what they ran on."""
+"""Runs coroutine tests by Trio; prints what they ran on, and what became of the matrix."""
 
 import importlib
 import inspect
+import os
 import platform
 
 import pytest
 import trio
 import trio.testing
+from helpers.matrix_report import write_report
 from helpers.randomness import random_count, random_seed
 
 _PATIENCE = 20  # seconds for one coroutine test
@@ -67,3 +69,9 @@ def pytest_report_header():
         f"linked: {_openssl()}; kTLS: {_ktls()}",
         f"random connections: {random_count()}, seed {random_seed()}",
     ]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """End with what the cells of the matrix were, if they ran."""
+    is_complete = os.environ.get("KTLSGATE_MATRIX") == "all"
+    write_report(terminalreporter.write_line, terminalreporter.stats, is_complete=is_complete)

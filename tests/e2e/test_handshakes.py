@@ -2,13 +2,11 @@
 
 import contextlib
 import json
-import re
-import subprocess
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from helpers.backends import digest, pattern
-from helpers.clients import WAIT, body_of, client_context, connect, read_to_end, request, status_of
+from helpers.clients import body_of, client_context, connect, read_to_end, request, status_of
 from helpers.front import assert_offload, start_front
 from helpers.identities import Authority
 from OpenSSL import SSL
@@ -99,16 +97,6 @@ def test_session_is_resumed_by_s_client(front, version, tmp_path):
     report = front.report(second)
     assert report["resumed"] is True
     assert_offload(json.loads(body_of(done.stdout)), report)
-
-
-def test_client_is_asked_for_another_key_share(front):
-    """HelloRetryRequest: two ClientHellos in one handshake (RFC 8446 4.1.4)."""
-    target, body = front.target("/hash"), pattern(20_000)
-    data = request(target, method="POST", body=body)
-    done = front.s_client(data, "-tls1_3", "-groups", "P-521:P-256", "-msg")
-    assert len(re.findall(rb"^>>> .*ClientHello", done.stdout, re.MULTILINE)) == 2, done
-    assert digest(body).encode() in done.stdout
-    assert front.report(target)["tls"] == "TLSv1.3"
 
 
 def test_client_without_a_group_in_common_is_refused(front):
@@ -241,49 +229,6 @@ def test_renegotiation_is_refused(front, when):
     if when == "before":
         assert report["event"] == "client_gone", report
         assert "target" not in report
-
-
-def test_early_data_is_refused_and_the_request_served(front, tmp_path):
-    """The ticket is another server's and promises 0-RTT; what came early is skipped."""
-    session, early = tmp_path / "session.pem", tmp_path / "early"
-    early.write_bytes(b"E" * 5000)
-    _take_ticket_for_early_data(front, session)
-    target = front.target("/facts")
-    # Without -quiet: s_client says what became of the early data.
-    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{front.port}", "-ign_eof"]
-    command += ["-servername", "localhost", "-sess_in", str(session), "-early_data", str(early)]
-    done = subprocess.run(
-        command, check=False, input=request(target), capture_output=True, timeout=WAIT
-    )
-    assert b"Early data was rejected" in done.stdout, done
-    assert b'"raw": ' in done.stdout
-    report = front.report(target)
-    assert (report["tls"], report.get("resumed")) == ("TLSv1.3", None)
-
-
-def _take_ticket_for_early_data(front, session):
-    """Let an `openssl s_server` give s_client a ticket that allows 16 kB of early data."""
-    server = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-tls1_3", "-early_data"]
-    server += ["-max_early_data", "16384", "-cert", "server.pem", "-key", "server.key"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(server, cwd=front.folder, **pipes) as process:
-        try:
-            port = int(_line_with(process, b"ACCEPT").rpartition(b":")[2])
-            client = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-ign_eof"]
-            client += ["-servername", "localhost", "-sess_out", str(session)]
-            with subprocess.Popen(client, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-                _line_with(process, b"CIPHER is")
-                process.stdin.write(b"Q\n")  # closes the connection, so s_client ends
-                process.stdin.flush()
-                other.communicate(timeout=WAIT)
-        finally:
-            process.kill()
-
-
-def _line_with(process, word):
-    while word not in (line := process.stdout.readline()):
-        assert line, f"the process ended before it said {word}"
-    return line
 
 
 # Client certificates
