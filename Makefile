@@ -6,13 +6,16 @@ BIN = $(VENV)/bin
 SOURCES = ktlsgate scripts tests
 LINT = $(shell $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["lint"])')
 
-.PHONY: run test style types format certs probe probe-file build clean
+.PHONY: run test matrix style types format certs probe probe-file build clean
 
 run: $(VENV)/ready ## certificates, demo backend and gate on https://localhost:8443
 	@$(BIN)/python scripts/demo.py --port $(PORT)
 
 test: ## the whole suite against the built wheel; kTLS parts here or in the lab
 	@$(PYTHON) scripts/run_tests.py $(ARGS)
+
+matrix: ## every cell of README's matrix on every kernel and OpenSSL; writes it
+	@$(PYTHON) scripts/matrix.py
 
 style: $(VENV)/lint
 	$(BIN)/ruff format --check $(SOURCES)

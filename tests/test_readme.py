@@ -10,6 +10,8 @@ import tomllib
 
 import pytest
 from helpers.after_handoff import ROWS
+from helpers.matrix_report import expected_facts
+from helpers.scripts import load_script
 
 from ktlsgate import config
 from ktlsgate.gate.states import TRANSITIONS, State
@@ -160,3 +162,29 @@ def test_the_probes_file_is_a_target_of_the_makefile():
     makefile = (ROOT / "Makefile").read_text()
     assert "make probe-file" in README
     assert re.search(r"^probe-file:", makefile, re.MULTILINE)
+
+
+def test_the_matrix_is_the_one_that_the_tests_expect():
+    """Written by `make matrix` from what it saw: never by hand, and never out of date."""
+    load_script("run_tests")
+    matrix = load_script("matrix")
+    block = README.partition(matrix.BEGIN)[2].partition(matrix.END)[0]
+    seen = re.search(
+        r"^[0-9]+ cells, on Linux (.*)\nwith Debian's OpenSSL (.*) and the wheel's (.*)\.$",
+        block,
+        re.MULTILINE,
+    )
+    kernels, debian, wheels = (versions.split(", ") for versions in seen.groups())
+    libraries = [(version, False) for version in debian] + [(version, True) for version in wheels]
+    guests = [
+        matrix.Guest(**expected_facts(kernel, openssl, wheel=wheel))
+        for kernel in kernels
+        for openssl, wheel in libraries
+    ]
+    assert len(guests) == matrix.GUESTS
+    assert block == matrix.render(guests)
+
+
+def test_the_command_that_writes_the_matrix_is_a_target_of_the_makefile():
+    assert "`make matrix`" in README
+    assert re.search(r"^matrix:", (ROOT / "Makefile").read_text(), re.MULTILINE)
