@@ -18,7 +18,7 @@ import errno
 import functools
 import socket
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..config import Offload
 from ..wire.ciphers import SUITES, CipherSuite, KernelCipher, Version
@@ -86,6 +86,19 @@ class OffloadTable:
     ulp: Outcome
     cells: tuple[Cell, ...] = ()
     rekey: Outcome = NOT_TRIED
+    # Asked for every connection, by the names of suites: hashing two enums takes longer.
+    _offloads: dict[str, Offload] = field(init=False, repr=False, compare=False)
+    _ulp_reason: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Work out once what a gate asks again and again."""
+        found = {(cell.version, cell.cipher): cell.offload for cell in self.cells}
+        offloads = {
+            name: found.get((suite.version, suite.cipher), Offload.NONE)
+            for name, suite in SUITES.items()
+        }
+        object.__setattr__(self, "_offloads", offloads)
+        object.__setattr__(self, "_ulp_reason", self._why_nothing())
 
     @classmethod
     def none(cls, reason: str) -> OffloadTable:
@@ -103,10 +116,7 @@ class OffloadTable:
 
     def supports(self, suite: CipherSuite) -> Offload:
         """Say which directions work for the suite's version and cipher."""
-        for cell in self.cells:
-            if (cell.version, cell.cipher) == (suite.version, suite.cipher):
-                return cell.offload
-        return Offload.NONE
+        return self._offloads[suite.name]
 
     @property
     def can_rekey(self) -> bool:
@@ -122,6 +132,9 @@ class OffloadTable:
     @property
     def ulp_reason(self) -> str:
         """Why nothing works, in words; empty when anything does."""
+        return self._ulp_reason
+
+    def _why_nothing(self) -> str:
         if self.best is not Offload.NONE:
             return ""
         if not self.ulp.ok:

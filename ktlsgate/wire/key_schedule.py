@@ -23,6 +23,7 @@ KeyUpdates.
 
 from __future__ import annotations
 
+import functools
 import hmac
 from dataclasses import dataclass, field
 
@@ -51,9 +52,14 @@ def expand_label(secret: bytes, label: bytes, length: int, hash_name: str) -> by
         length: bytes wanted, at most the hash's size: one block of HKDF-Expand.
         hash_name: ``sha256`` or ``sha384``.
     """
+    return hmac.digest(secret, _expand_info(label, length), hash_name)[:length]
+
+
+@functools.cache  # by a handful of constants, for every connection
+def _expand_info(label: bytes, length: int) -> bytes:
+    """Build the HkdfLabel and the counter of HKDF-Expand's only block."""
     label = b"tls13 " + label
-    info = length.to_bytes(2, "big") + bytes((len(label),)) + label + b"\x00\x01"
-    return hmac.digest(secret, info, hash_name)[:length]
+    return length.to_bytes(2, "big") + bytes((len(label),)) + label + b"\x00\x01"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,11 +21,14 @@ _CHUNK = 65_536
 def drain_output(connection: SSL.Connection) -> bytes:
     """Take everything that OpenSSL wants to send."""
     output = b""
-    while True:
-        try:
-            output += connection.bio_read(_CHUNK)
-        except SSL.WantReadError:
-            return output
+    try:
+        while True:
+            piece = connection.bio_read(_CHUNK)
+            output += piece
+            if len(piece) < _CHUNK:  # all there was; asking again costs an exception
+                return output
+    except SSL.WantReadError:
+        return output
 
 
 def openssl_reason(error: SSL.Error) -> str:
