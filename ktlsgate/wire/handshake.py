@@ -161,13 +161,12 @@ class Handshake:
             )
         if record is None:
             return False
-        self._receive_record(record)
-        return True
+        return self._receive_record(record)
 
     def _expected(self) -> str:
         return "handshake record" if self._reader.taken else "ClientHello"
 
-    def _receive_record(self, record: bytes) -> None:
+    def _receive_record(self, record: bytes) -> bool:
         if not self._hello.is_complete:
             self._hello.receive_record(record)
         if self._received_under_key is not None:
@@ -175,6 +174,8 @@ class Handshake:
         elif record[0] == ContentType.CHANGE_CIPHER_SPEC:
             self._received_under_key = 0
         self._connection.bio_write(record)
+        if record[0] == ContentType.CHANGE_CIPHER_SPEC:
+            return False  # no handshake ends with it, and nobody answers it: spare OpenSSL a call
         self._has_output = True
         try:
             self._connection.do_handshake()
@@ -186,6 +187,7 @@ class Handshake:
             raise HandshakeFailed("client_gone", message) from exc
         except SSL.Error as exc:
             raise sort_failure(exc) from exc
+        return True
 
     def data_to_send(self) -> bytes:
         """Whole records for the client; send all of them before the next read."""
