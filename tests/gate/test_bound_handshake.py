@@ -196,16 +196,19 @@ async def test_more_handshake_than_the_bound_is_refused(pair):
     assert str(caught.value) == f"expected at most {len(hello) - 1} bytes of handshake"
 
 
-async def test_half_a_hello_that_does_not_grow_is_looked_at_ever_less(pair, monkeypatch):
-    """What is only looked at stays readable; the gate must sleep all the same."""
+@pytest.mark.parametrize("grows", [False, True])
+async def test_half_a_hello_is_looked_at_ever_less(pair, monkeypatch, grows):
+    """What is only looked at stays readable, and each look reads all of it again."""
     client, server = pair
     looks, pauses = [], []
 
     async def sleep(seconds):
         pauses.append(seconds)
         await trio.lowlevel.checkpoint()
+        if grows:
+            client.send(hello[8 + len(pauses) : 9 + len(pauses)])
         if len(pauses) == 9:
-            client.send(hello[9:])
+            client.send(hello[18 if grows else 9 :])
 
     hello = hello_of(client_context(ssl.TLSVersion.TLSv1_3))
     look = bound_handshake.look_at_hello
@@ -217,7 +220,8 @@ async def test_half_a_hello_that_does_not_grow_is_looked_at_ever_less(pair, monk
     handshake = BoundHandshake(server_context(), server)
     with trio.move_on_after(0.05):
         await shake(server, handshake)
-    assert looks[:11] == [9] * 11 or looks[:10] == [9] * 10
+    seen = [9, *range(9, 18)] if grows else [9] * 10
+    assert looks == [*seen, len(hello)]
     assert pauses[:9] == [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.1, 0.1]
 
 
