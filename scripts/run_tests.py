@@ -8,8 +8,9 @@ What it does, with nothing but Python and a package registry:
 2. builds the wheel and installs it there: tests never run against the checkout;
 3. runs pytest here. On a kernel with kTLS that is all;
 4. else runs it again in the lab (scripts/lab.py), on each kernel with the
-   distribution's Python and OpenSSL and with the registry's. Where the lab may
-   not be built it says in one line what was not run, and why.
+   distribution's Python and OpenSSL, and what depends on OpenSSL with the
+   registry's, too. Where the lab may not be built it says in one line what was
+   not run, and why.
 
 KTLSGATE_LAB_SUITES chooses kernels ("bookworm,trixie,forky"; the default is all
 three), KTLSGATE_LAB=off none.
@@ -29,6 +30,13 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv-test"
 WHEELS = ROOT / "build" / "wheel"
 SUITES = "bookworm,trixie,forky"
+# What meets both OpenSSL and the kernel. The rest ran with the registry's packages here,
+# and with the kernels under the distribution's.
+OF_OPENSSL = (
+    "tests/e2e",
+    "tests/gate",
+    *(f"tests/kernel/test_{name}.py" for name in ("advice", "engines", "openssl_probe")),
+)
 _NOT_RUN = 77  # scripts/lab.py: nothing failed, but something could not be run here
 
 
@@ -94,8 +102,13 @@ def test_in_lab(wheel: Path, arguments: list[str]) -> int:
     """Run pytest on the lab's kernels; 0 also where there can be no lab."""
     suites = os.environ.get("KTLSGATE_LAB_SUITES", SUITES)
     lab = [sys.executable, str(ROOT / "scripts" / "lab.py"), "test", "--suites", suites]
-    status = subprocess.run([*lab, str(wheel), "--", *arguments], check=False).returncode
-    return 0 if status == _NOT_RUN else status
+    has_paths = any(Path(argument.partition("::")[0]).exists() for argument in arguments)
+    of_openssl = () if has_paths else OF_OPENSSL
+    statuses = []
+    for python, paths in (("system", ()), ("wheel", of_openssl)):
+        command = [*lab, "--python", python, str(wheel), "--", *arguments, *paths]
+        statuses.append(subprocess.run(command, check=False).returncode)
+    return next((status for status in statuses if status not in {0, _NOT_RUN}), 0)
 
 
 def main() -> int:
