@@ -558,6 +558,29 @@ def test_room_then_close_notify_then_shutdown_loses_nothing():
 # The descriptor and its holders.
 
 
+def test_closing_leaves_it_in_an_epoll_set_while_somebody_else_holds_it(pair13):
+    """The gate's copy is open for a moment behind the handoff; epoll watches what both share."""
+    sock, peer = pair13
+    with select.epoll() as watcher, socket.socket(fileno=os.dup(sock.fileno())):
+        number = sock.fileno()
+        watcher.register(number, select.EPOLLIN)
+        sock.close()
+        peer.send(b"data")
+        assert watcher.poll(PATIENCE) == [(number, select.EPOLLIN)]
+        with pytest.raises(OSError):
+            watcher.unregister(number)
+
+
+def test_taken_out_of_the_set_first_it_is_gone(pair13):
+    sock, peer = pair13
+    with select.epoll() as watcher, socket.socket(fileno=os.dup(sock.fileno())):
+        watcher.register(sock.fileno(), select.EPOLLIN)
+        watcher.unregister(sock.fileno())
+        sock.close()
+        peer.send(b"data")
+        assert watcher.poll(0) == []
+
+
 def test_whether_it_blocks_and_what_it_shut_down_is_shared_by_all_holders(pair13):
     sock, peer = pair13
     with socket.socket(fileno=os.dup(sock.fileno())) as other:
