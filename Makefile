@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 SOURCES = ktlsgate scripts tests
 LINT = $(shell $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["lint"])')
 
-.PHONY: run test matrix style types format certs probe probe-file build clean
+.PHONY: run test matrix style types format certs probe probe-file bench build clean
 
 run: $(VENV)/ready ## certificates, demo backend and gate on https://localhost:8443
 	@$(BIN)/python scripts/demo.py --port $(PORT)
@@ -36,6 +36,9 @@ probe: ## what this machine's kernel and OpenSSL can do; needs no packages
 
 probe-file: ## the probe as one file for any machine with Python 3.11: dist/ktls_probe.pyz
 	@$(PYTHON) scripts/build_probe.py
+
+bench: $(VENV)/ready ## what the gate costs beside nginx, haproxy, hitch and stunnel
+	@PYTHONPATH=scripts $(BIN)/python -m bench $(ARGS)
 
 build: $(VENV)/ready
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -1,0 +1,139 @@
+"""Connections that are held and silent: memory for each, and where each server stops."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from .loads import Generator
+from .machine import pinned
+from .measure import Memory, count_descriptors, count_epoll_entries, read_memory
+from .servers import Server
+
+__all__ = ["Held", "hold_idle"]
+
+_AT_ONCE = "32"  # handshakes
+_SETTLE = 1.0  # seconds until nothing moves any more
+_HOLD = 120.0
+_STOP_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A server with so many connections.
+
+    Attributes:
+        server: its name.
+        asked: how many were wanted.
+        held: how many there were.
+        rss: of the server then, in KiB.
+        pss: the same, its share of what is shared.
+        pss_before: before the first of them.
+        descriptors: of the server then.
+        descriptors_before: before.
+        epoll_entries: what its epoll sets watched then.
+        epoll_entries_before: before.
+        first_error: why it were not more.
+    """
+
+    server: str
+    asked: int
+    held: int
+    rss: int
+    pss: int
+    pss_before: int
+    descriptors: int
+    descriptors_before: int
+    epoll_entries: int
+    epoll_entries_before: int
+    first_error: str
+
+    @property
+    def bytes_each(self) -> float:
+        """Memory for each connection held."""
+        return (self.pss - self.pss_before) * 1024 / self.held if self.held else 0.0
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the server stopped before all were there."""
+        return self.held < self.asked
+
+
+@contextmanager
+def _holding(generator: Generator, server: Server, count: int) -> Iterator[dict[str, object]]:
+    arguments = ["idle", str(server.port), "-c", _AT_ONCE, "-n", str(count), "-d", f"{_HOLD:g}"]
+    if generator.is_clear(server):
+        arguments.append("-k")
+    with (
+        pinned(generator.cpu),
+        subprocess.Popen(
+            [str(generator.program), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        if process.stdout is None:
+            raise AssertionError("stdout=PIPE gives a stream")
+        try:
+            yield json.loads(process.stdout.readline() or "{}")
+        finally:
+            if process.stdin is not None:
+                process.stdin.close()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _hold(
+    server: Server,
+    generator: Generator,
+    count: int,
+    before: tuple[Memory, int, int],
+    settle: float,
+) -> Held:
+    pids = server.pids
+    with _holding(generator, server, count) as said:
+        time.sleep(settle)
+        memory = read_memory(pids)
+        held = Held(
+            server=server.peer.name,
+            asked=count,
+            held=int(str(said.get("held", 0))),
+            rss=memory.rss,
+            pss=memory.pss,
+            pss_before=before[0].pss,
+            descriptors=count_descriptors(pids),
+            descriptors_before=before[1],
+            epoll_entries=count_epoll_entries(pids),
+            epoll_entries_before=before[2],
+            first_error=str(said.get("first_error", "the load generator said nothing")),
+        )
+    time.sleep(settle)
+    return held
+
+
+def hold_idle(
+    servers: Sequence[Server],
+    counts: Sequence[int],
+    generator: Generator,
+    progress: Callable[[str], None],
+    settle: float = _SETTLE,
+) -> list[Held]:
+    """Hold 1,000 and so on, in growing numbers; a server that stopped is not asked for more."""
+    found = []
+    for server in servers:
+        pids = server.pids
+        before = read_memory(pids), count_descriptors(pids), count_epoll_entries(pids)
+        for count in counts:
+            progress(f"{count} idle connections: {server.peer.title}")
+            held = _hold(server, generator, count, before, settle)
+            found.append(held)
+            if held.is_short:
+                break
+    return found

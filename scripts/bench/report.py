@@ -1,0 +1,195 @@
+"""Tables: as text for the terminal, as Markdown for the README."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .breakeven import LIVES, first_cheaper_request, life_cost
+from .goals import judge
+from .idle import Held
+from .loads import Load
+from .peers import NGINX, PEERS
+from .results import Results
+from .stats import Spread
+
+__all__ = ["markdown", "terminal"]
+
+_DASH = "-"
+_KEYLESS = (
+    "Keys derived but not installed, since this kernel has no kTLS: behind the handoff client and"
+    " backend spoke in clear, so rates there are an upper bound."
+)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Write Markdown; the first row is the heading."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|---|" + "---:|" * (len(rows[0]) - 1), *lines[1:]]
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Write aligned text."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _amount(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
+
+
+def _ratio(found: Spread | None) -> str:
+    return found.format() if found else _DASH
+
+
+def _titles(results: Results) -> list[str]:
+    return [PEERS[name].title for name in results.servers]
+
+
+def _compare(results: Results, load: Load, server: str) -> str:
+    if server != NGINX:
+        return _ratio(results.ratio(load, server))
+    cost = results.cost(load, server)
+    return f"{_amount(cost.median)} {load.unit}" if cost else _DASH
+
+
+def load_rows(results: Results) -> list[list[str]]:
+    """Return what counts: nginx's own figure, the others' ratios to it."""
+    rows = [["", *_titles(results)]]
+    for load in results.loads:
+        row = [_compare(results, load, server) for server in results.servers]
+        rows.append([load.title, *row])
+    return rows
+
+
+def rate_rows(results: Results) -> list[list[str]]:
+    """Return operations or GB a second, medians."""
+    rows = [["per second", *_titles(results)]]
+    for load in results.loads:
+        row = [load.title]
+        for server in results.servers:
+            rate = results.rate(load, server)
+            row.append(_amount(rate.median) if rate else _DASH)
+        rows.append(row)
+    return rows
+
+
+def _held(held: Held) -> str:
+    if held.is_short:
+        return f"stopped at {held.held:,}"
+    return f"{held.bytes_each / 1024:.1f} KB"
+
+
+def idle_rows(results: Results) -> list[list[str]]:
+    """Return memory for each idle connection, or where a server stopped."""
+    counts = sorted({held.asked for held in results.idle})
+    rows = [["memory for each of", *_titles(results)]]
+    for count in counts:
+        found = {held.server: _held(held) for held in results.idle if held.asked == count}
+        row = [found.get(server, _DASH) for server in results.servers]
+        rows.append([f"{count:,} idle connections", *row])
+    return rows
+
+
+def life_rows(results: Results) -> list[list[str]]:
+    """Return what a connection costs in its whole life: nginx's figure, the others' ratios."""
+    rows = [["a connection's whole life", *_titles(results)]]
+    for life in LIVES:
+        reference = life_cost(results, NGINX, life)
+        row = [life.title]
+        for server in results.servers:
+            cost = life_cost(results, server, life)
+            if cost is None or not reference:
+                row.append(_DASH)
+            else:
+                is_nginx = server == NGINX
+                row.append(f"{_amount(cost)} CPU us" if is_nginx else f"{cost / reference:.2f}")
+        rows.append(row)
+    return rows if any(cell != _DASH for row in rows[1:] for cell in row[1:]) else rows[:1]
+
+
+def _facts(results: Results) -> list[str]:
+    return [f"{name}: {text}" for name, text in results.machine.items() if text]
+
+
+def _descriptor_lines(results: Results) -> list[str]:
+    return [
+        f"{held.server} with {held.held:,} idle: RSS {held.rss / 1024:.1f} MB, descriptors"
+        f" {held.descriptors_before} -> {held.descriptors}, epoll entries"
+        f" {held.epoll_entries_before} -> {held.epoll_entries}"
+        + (f", stopped: {held.first_error or 'no more came'}" if held.is_short else "")
+        for held in results.idle
+    ]
+
+
+def _leak_lines(results: Results) -> list[str]:
+    return [
+        f"{leak.server}, RSS by fifth of {leak.connections:,} connections:"
+        f" {', '.join(f'{size / 1024:.2f}' for size in leak.rss)} MB; descriptors"
+        f" {leak.descriptors_before} -> {leak.descriptors}; {leak.errors} errors"
+        for leak in results.leaks
+    ]
+
+
+def _error_lines(results: Results) -> list[str]:
+    lines = []
+    for load in results.loads:
+        for server in results.servers:
+            count, said = results.errors(load, server)
+            if count:
+                lines.append(f"{server}, {load.title}: {count} errors, the first: {said}")
+    return lines
+
+
+def _backend_lines(results: Results) -> list[str]:
+    lines = []
+    for load in results.loads:
+        found = results.with_backend_ratio(load, "gate")
+        if found and not load.is_latency:
+            lines.append(
+                f"gate with its backend / nginx with its own, {load.title}: {found.format()}"
+            )
+    return lines
+
+
+def _cheaper_lines(results: Results) -> list[str]:
+    number = first_cheaper_request(results, "gate")
+    return [f"handing over is cheaper than nginx from request {number} on"] if number else []
+
+
+def terminal(results: Results) -> str:
+    """Write everything."""
+    lines = [*_facts(results), *results.notes]
+    if results.is_keyless:
+        lines.append(_KEYLESS)
+    tables = (load_rows(results), rate_rows(results), life_rows(results), idle_rows(results))
+    for rows in tables:
+        if len(rows) > 1:
+            lines += ["", *_columns(rows)]
+    details = (_cheaper_lines, _backend_lines, _descriptor_lines, _leak_lines, _error_lines)
+    for write in details:
+        if found := write(results):
+            lines += ["", *found]
+    if verdicts := judge(results):
+        lines += ["", *(verdict.line for verdict in verdicts)]
+    return "\n".join(lines) + "\n"
+
+
+def markdown(results: Results) -> str:
+    """Write what the README shows."""
+    facts = "; ".join(text for text in results.machine.values() if text)
+    lines = [f"`{results.command}` on {facts}."]
+    if results.is_keyless:
+        lines.append(_KEYLESS)
+    lines += [
+        "nginx's own figure, and the others' ratio to it in the same round: median (quartiles)."
+    ]
+    for rows in (load_rows(results), life_rows(results), idle_rows(results)):
+        if len(rows) > 1:
+            lines += ["", *_table(rows)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,139 @@
+"""The command line: every option, what is refused, and which command is said to repeat the run."""
+
+from pathlib import Path
+
+import pytest
+from bench.cli import KINDS, ROOT, main, parse_options
+from bench.goals import GOALS
+from bench.loads import LOADS
+from bench.machine import choose_cpus, find_version
+from bench.peers import PEERS
+
+
+def test_without_options_everything_is_measured():
+    options = parse_options([])
+    assert options.kinds == (*LOADS, "idle", "leak")
+    assert options.servers == tuple(PEERS)
+    assert options.idle == (1_000, 5_000, 9_000, 15_000)
+    assert options.leak == 50_000
+    assert (options.plan.rounds, options.plan.seconds) == (15, 0.4)
+    assert options.record.parent == ROOT / "bench-results"
+    assert options.record.suffix == ".json"
+    assert (options.readme, options.gate_python, options.programs) == (None, "", None)
+
+
+def test_quick_is_the_same_with_less_patience():
+    quick, full = parse_options(["--quick"]), parse_options([])
+    assert (quick.kinds, quick.servers) == (full.kinds, full.servers)
+    assert quick.plan.rounds < full.plan.rounds
+    assert quick.idle == (1_000,)
+    assert quick.leak < full.leak
+
+
+def test_only_chooses_measurements():
+    options = parse_options(["--only", "idle,keep,conn"])
+    assert options.kinds == ("conn", "keep", "idle")
+    assert [load.name for load in options.loads] == ["conn", "keep"]
+
+
+def test_nginx_is_always_among_the_servers():
+    assert parse_options(["--servers", "relay,gate"]).servers == ("nginx", "gate", "relay")
+
+
+def test_the_other_options():
+    options = parse_options(
+        [
+            "--rounds=3",
+            "--seconds=0.1",
+            "--idle=20,10",
+            "--leak=5",
+            "--record=a.json",
+            "--readme",
+            "--gate-python=/p",
+            "--programs=/f",
+        ]
+    )
+    assert (options.plan.rounds, options.plan.seconds) == (3, 0.1)
+    assert (options.idle, options.leak) == ((10, 20), 5)
+    assert options.record == Path("a.json")
+    assert options.readme == ROOT / "README.md"
+    assert (options.gate_python, options.programs) == ("/p", Path("/f"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--only", "conn,speed"], "no measurement speed; there are conn, resumed,"),
+        (["--servers", "caddy"], "no server caddy; there are nginx, gate,"),
+        (["--idle", "0"], "expected numbers of connections"),
+        (["--idle", "many"], "invalid _counts value: 'many'"),
+    ],
+)
+def test_what_is_not_there_is_refused(arguments, said, capsys):
+    with pytest.raises(SystemExit):
+        parse_options(arguments)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        ([], "make bench"),
+        (["--quick"], "make bench ARGS=--quick"),
+        (["--quick", "--record", "x.json", "--readme"], "make bench ARGS=--quick"),
+        (["--readme"], "make bench"),
+        (["--only", "conn", "--rounds", "3"], "make bench ARGS='--only conn --rounds 3'"),
+    ],
+)
+def test_the_command_that_repeats_a_run_leaves_out_where_it_was_written(arguments, command):
+    assert parse_options(arguments).command == command
+
+
+def test_a_run_that_cannot_be_is_one_line(tmp_path, capsys):
+    record = str(tmp_path / "r.json")
+    options = ["--programs", str(tmp_path), "--only", "leak", "--servers", "gate"]
+    assert main([*options, "--record", record]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("bench: ")
+    assert str(tmp_path / "backend") in line
+
+
+def test_servers_and_clients_run_as_far_apart_as_they_can():
+    cpus = choose_cpus({2, 5, 3})
+    assert (cpus.server, cpus.client, cpus.are_shared) == (2, 5, False)
+    assert choose_cpus({1}).are_shared
+
+
+@pytest.mark.parametrize(
+    ("package", "text", "version"),
+    [
+        (
+            "nginx",
+            "nginx version: nginx/1.22.1\nbuilt with OpenSSL 3.0.15 3 Sep 2024\nTLS SNI support",
+            "nginx 1.22.1 (OpenSSL 3.0.15)",
+        ),
+        ("haproxy", "HAProxy version 2.6.12-1+deb12u4 2024/01/01 - https", "haproxy 2.6.12"),
+        ("hitch", "hitch 1.7.2\n", "hitch 1.7.2"),
+        (
+            "stunnel4",
+            "stunnel 5.68 on x86_64\nCompiled/running with OpenSSL 3.0.9 30 May 2023",
+            "stunnel4 5.68 (OpenSSL 3.0.9)",
+        ),
+        ("hitch", "", "hitch"),
+    ],
+)
+def test_versions_are_found_in_what_programs_say(package, text, version):
+    assert find_version(package, text) == version
+
+
+def test_the_readme_names_the_command_and_has_room_for_the_table():
+    readme = (ROOT / "README.md").read_text()
+    assert "\nmake bench " in readme
+    assert "make bench ARGS=--quick" in readme
+    makefile = (ROOT / "Makefile").read_text()
+    assert "python -m bench $(ARGS)" in makefile
+
+
+def test_every_kind_of_measurement_has_its_goals():
+    assert set(KINDS) == {*LOADS, "idle", "leak"}
+    assert len(GOALS) == 15

@@ -1,0 +1,190 @@
+"""The C programs and the keyless gate, compiled and run once on loopback."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from bench.idle import hold_idle
+from bench.leak import count_leaks
+from bench.loads import LOADS, Generator
+from bench.machine import BenchError, build_programs
+from bench.measure import count_descriptors
+from bench.peers import PEERS
+from bench.rounds import Plan, in_turn, run_rounds
+from bench.servers import KEYS, free_port, make_certificates, run_backend, run_server
+
+CPUS = sorted(os.sched_getaffinity(0))
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler cc here")
+    folder = tmp_path_factory.mktemp("programs")
+    try:
+        build_programs(folder)
+    except BenchError as exc:
+        if "libssl-dev" in str(exc):
+            pytest.skip("no headers of OpenSSL here")
+        raise
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(programs, tmp_path_factory):
+    """A backend, and the generator that knows it."""
+    folder = tmp_path_factory.mktemp("site")
+    make_certificates(folder)
+    with run_backend(folder, programs, CPUS[-1]) as backend:
+        program = programs / "tlsload"
+        yield folder, Generator(program=program, cpu=CPUS[-1], backend=backend, is_keyless=True)
+
+
+@pytest.fixture(scope="module", params=["gate", "relay"])
+def server(request, site):
+    folder, _ = site
+    with run_server(
+        PEERS[request.param],
+        "ec",
+        folder,
+        port=free_port(set()),
+        cpu=CPUS[0],
+        python="",
+        is_keyless=True,
+    ) as running:
+        yield running
+
+
+def wait_quiet(server, idle):
+    """Wait until nothing of earlier connections is left."""
+    for _ in range(500):
+        if count_descriptors(server.pids) <= idle:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"expected {idle} descriptors, got {count_descriptors(server.pids)}")
+
+
+@pytest.fixture(scope="module")
+def idle(server):
+    """How many descriptors the server has without connections."""
+    return min(count_descriptors(server.pids) for _ in range(200))
+
+
+@pytest.fixture
+def quiet(server, idle):
+    """A server without connections, before the test and behind it."""
+    wait_quiet(server, idle)
+    yield
+    wait_quiet(server, idle)
+
+
+@pytest.mark.parametrize("name", ["conn", "resumed", "keep", "latency-64", "down", "up"])
+def test_every_load_goes_through_the_gate_without_an_error(site, server, name):
+    plan = Plan(rounds=1, seconds=0.05, bulk=300_000)
+    (series,) = run_rounds([server], [LOADS[name]], site[1], plan, lambda _: None)
+    slice_ = series.slices[0]
+    assert (slice_.errors, slice_.first_error) == (0, "")
+    assert slice_.operations > 0
+    assert slice_.bytes == (2 * 300_000 if LOADS[name].is_bulk else 0)
+    assert slice_.server_cpu >= 0
+    if name == "conn":
+        assert slice_.resumed == 0
+    if name == "resumed":
+        assert slice_.resumed >= slice_.operations - 16 > 0
+
+
+def test_idle_connections_are_held_by_the_backend_alone_once_handed_over(site, server, quiet):
+    (more,) = hold_idle([server], [20], site[1], lambda _: None, 0)
+    assert (more.held, more.is_short) == (20, False)
+    each = PEERS[server.peer.name].descriptors
+    assert more.descriptors - more.descriptors_before == 20 * each
+    if server.peer.hands_over:
+        assert more.epoll_entries == more.epoll_entries_before
+
+
+def test_connections_that_come_and_go_leave_no_descriptor(site, server, quiet):
+    (leak,) = count_leaks([server], 50, site[1], lambda _: None, 0)
+    assert leak.errors == 0
+    assert leak.connections >= 50
+    assert len(leak.rss) == 5
+
+
+def test_a_server_that_is_gone_is_an_error_and_not_asked_again(site, server):
+    nobody = type(server)(peer=server.peer, key="ec", port=free_port(set()), pid=server.pid)
+    plan = Plan(rounds=3, seconds=0.05, bulk=1000)
+    (series,) = run_rounds([nobody], [LOADS["conn"]], site[1], plan, lambda _: None)
+    assert list(series.slices) == [0]
+    assert series.slices[0].first_error == "connect: Connection refused"
+    (held,) = hold_idle([nobody], [3, 9], site[1], lambda _: None, 0)
+    assert (held.held, held.is_short) == (0, True)
+
+
+@pytest.mark.parametrize("words", [[], ["fast", "1"], ["conn"], ["conn", "1", "-z"], ["idle", "1"]])
+def test_the_load_generator_refuses_what_it_does_not_know(programs, words):
+    done = subprocess.run(
+        [programs / "tlsload", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.endswith("tlsload: see the top of tlsload.c\n")
+
+
+def test_the_backend_refuses_what_it_does_not_know(programs):
+    done = subprocess.run([programs / "backend", "x"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "backend: see the top of backend.c\n")
+
+
+def keyless(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "bench.keyless_gate", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPTS), *sys.path])},
+    )
+
+
+@pytest.mark.parametrize("address", [":18443", "0.0.0.0:18443", "[::1]:18443", "localhost:18443"])
+def test_the_keyless_gate_listens_on_one_loopback_address_only(tmp_path, address):
+    make_certificates(tmp_path)
+    file = tmp_path / "config"
+    file.write_text(
+        f"""\
+        [[cert]]
+        file = "{tmp_path}/ec.crt"
+        key = "{tmp_path}/ec.key"
+        [[listen]]
+        address = "{address}"
+        [[route]]
+        backend = "b"
+        [backend.b]
+        address = "unix:/b"
+        """
+    )
+    done = keyless(str(file))
+    assert done.returncode == 1
+    assert done.stderr == f"keyless_gate: expected an address on 127.0.0.1, got {address}\n"
+
+
+def test_the_keyless_gate_says_how_it_is_used():
+    done = keyless()
+    assert (done.returncode, done.stderr) == (2, "usage: python -m bench.keyless_gate CONFIG\n")
+
+
+def test_rounds_begin_with_another_server_each_time():
+    assert [in_turn("abc", number) for number in range(4)] == [
+        ["a", "b", "c"],
+        ["b", "c", "a"],
+        ["c", "a", "b"],
+        ["a", "b", "c"],
+    ]
+    assert in_turn([], 5) == []
+
+
+def test_each_kind_of_key_has_a_load():
+    assert {load.key for load in LOADS.values()} == set(KEYS)
