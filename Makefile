@@ -1,12 +1,13 @@
 # Everything a developer or CI calls. Needs python3 (3.11 or newer) and make.
 PYTHON ?= python3
 PORT ?= 8443
+SUITE ?= trixie
 VENV = .venv
 BIN = $(VENV)/bin
 SOURCES = ktlsgate scripts tests
 LINT = $(shell $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["lint"])')
 
-.PHONY: run test matrix style types format certs probe probe-file bench build clean
+.PHONY: run test matrix style types format certs probe probe-file bench bench-lab build clean
 
 run: $(VENV)/ready ## certificates, demo backend and gate on https://localhost:8443
 	@$(BIN)/python scripts/demo.py --port $(PORT)
@@ -39,6 +40,9 @@ probe-file: ## the probe as one file for any machine with Python 3.11: dist/ktls
 
 bench: $(VENV)/ready ## what the gate costs beside nginx, haproxy, hitch and stunnel
 	@PYTHONPATH=scripts $(BIN)/python -m bench $(ARGS)
+
+bench-lab: $(VENV)/ready ## the same beside nginx on a kernel with kTLS, in the lab
+	@PYTHONPATH=scripts $(BIN)/python -m bench.lab $(SUITE) $(ARGS)
 
 build: $(VENV)/ready
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

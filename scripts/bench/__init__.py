@@ -19,7 +19,7 @@ anyway: the backend's sends are.
 
 Modules: `cli` (options, order of things), `machine` (CPUs, compiler, packages), `peers` (what is
 started, with which configuration), `servers` (starting and stopping), `loads` (the table of loads),
-`measure` (reading /proc), `rounds`, `idle` and `leak` (the three kinds of measurement), `stats`,
-`results`, `goals`, `breakeven`, `report`, `chart`, `readme`. ``tlsload.c`` and ``backend.c`` are
-compiled when it starts.
+`measure` (reading /proc), `rounds`, `idle`, `leak` and `syscalls` (the kinds of measurement),
+`stats`, `results`, `goals`, `breakeven`, `report`, `chart`, `readme`; `lab` (the same in a guest
+with kTLS). ``tlsload.c`` and ``backend.c`` are compiled when it starts.
 """

@@ -29,13 +29,15 @@ from .report import markdown, terminal
 from .results import Results
 from .rounds import Plan, Series, run_rounds
 from .servers import KEYS, Server, free_port, make_certificates, run_backend, run_server
+from .syscalls import Calls, count_calls
 
 __all__ = ["Options", "main", "parse_options"]
 
 ROOT = Path(__file__).resolve().parents[2]
-_IDLE, _LEAK = "idle", "leak"
-KINDS = (*LOADS, _IDLE, _LEAK)
+_IDLE, _LEAK, _CALLS = "idle", "leak", "calls"
+KINDS = (*LOADS, _IDLE, _LEAK, _CALLS)
 _LEAKING = ("gate", "relay")  # others' leaks are others' business
+_COUNTED = 300  # connections while system calls are counted
 _WARM_UP = ["conn", "-c", "16", "-d", "0.5"]
 
 _FULL = Plan(rounds=15, seconds=0.4, bulk=200_000_000)
@@ -49,7 +51,7 @@ class Options:
     """What the command line asks for.
 
     Attributes:
-        kinds: of measurement: loads, ``idle``, ``leak``.
+        kinds: of measurement: loads, ``idle``, ``leak``, ``calls``.
         servers: by name, nginx always among them.
         plan: how long.
         idle: connections to hold.
@@ -93,10 +95,10 @@ def _some_of(names: Sequence[str], what: str) -> Callable[[str], tuple[str, ...]
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    counts = tuple(sorted(int(word) for word in text.split(",")))
-    if counts[0] < 1:
-        raise argparse.ArgumentTypeError("expected numbers of connections")
-    return counts
+    words = text.split(",")
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise argparse.ArgumentTypeError(f"expected numbers of connections, got {text}")
+    return tuple(sorted(map(int, words)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -161,7 +163,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
 
 def _progress(text: str) -> None:
     """Say what is going on, to somebody who watches."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
@@ -236,10 +238,23 @@ class _Bench:
                     found += count_leaks(servers, self._options.leak, self._generator, _progress)
         return found
 
+    def calls(self, peers: Sequence[Peer]) -> list[Calls]:
+        """Count system calls, of one server after the other."""
+        found: list[Calls] = []
+        for peer in peers if _CALLS in self._options.kinds else ():
+            with self._fresh(peer) as servers:
+                self._warm_up(servers)
+                try:
+                    found += count_calls(servers, _COUNTED, self._generator, _progress)
+                except BenchError as exc:
+                    self.notes.append(str(exc))
+        return found
 
-def _choose_peers(options: Options) -> tuple[list[Peer], list[str]]:
+
+def choose_peers(options: Options, *, has_ktls: bool) -> tuple[list[Peer], list[str]]:
     """Return who is measured, and a line for each who cannot be."""
     wanted = [PEERS[name] for name in options.servers]
+    wanted = [peer for peer in wanted if has_ktls or not peer.needs_ktls]
     install_peers(absent_packages(wanted))
     notes = [
         f"left out: {peer.title}: not installed (Debian: apt-get install {peer.package})"
@@ -251,21 +266,22 @@ def _choose_peers(options: Options) -> tuple[list[Peer], list[str]]:
 
 def measure(options: Options, folder: Path) -> Results:
     """Do all that was asked for, in a folder for everybody's files."""
-    peers, notes = _choose_peers(options)
+    is_keyless = probe_offload().best is not Offload.BOTH
+    peers, notes = choose_peers(options, has_ktls=not is_keyless)
     cpus = choose_cpus(os.sched_getaffinity(0))
     if cpus.are_shared:
         notes.append("one CPU for servers and clients: rates and times say little")
     if options.programs is None:
         build_programs(folder)
-    programs = options.programs or folder
+    programs = options.programs.resolve() if options.programs else folder
     make_certificates(folder)
-    is_keyless = probe_offload().best is not Offload.BOTH
     with run_backend(folder, programs, cpus.client) as backend:
         generator = Generator(
             program=programs / "tlsload", cpu=cpus.client, backend=backend, is_keyless=is_keyless
         )
         bench = _Bench(options, folder, cpus, generator)
         series, idle, leaks = bench.rounds(peers), bench.idle(peers), bench.leaks(peers)
+        calls = bench.calls(peers)
     return Results(
         machine=describe_machine(peers, options.gate_python or sys.executable),
         command=options.command,
@@ -275,6 +291,7 @@ def measure(options: Options, folder: Path) -> Results:
         series=series,
         idle=idle,
         leaks=leaks,
+        calls=calls,
     )
 
 

@@ -63,6 +63,10 @@ class Held:
         return self.held < self.asked
 
 
+def _sleep() -> None:
+    time.sleep(_SETTLE)
+
+
 @contextmanager
 def _holding(generator: Generator, server: Server, count: int) -> Iterator[dict[str, object]]:
     arguments = ["idle", str(server.port), "-c", _AT_ONCE, "-n", str(count), "-d", f"{_HOLD:g}"]
@@ -95,11 +99,11 @@ def _hold(
     generator: Generator,
     count: int,
     before: tuple[Memory, int, int],
-    settle: float,
+    settle: Callable[[], None],
 ) -> Held:
     pids = server.pids
     with _holding(generator, server, count) as said:
-        time.sleep(settle)
+        settle()
         memory = read_memory(pids)
         held = Held(
             server=server.peer.name,
@@ -114,7 +118,7 @@ def _hold(
             epoll_entries_before=before[2],
             first_error=str(said.get("first_error", "the load generator said nothing")),
         )
-    time.sleep(settle)
+    settle()
     return held
 
 
@@ -123,7 +127,7 @@ def hold_idle(
     counts: Sequence[int],
     generator: Generator,
     progress: Callable[[str], None],
-    settle: float = _SETTLE,
+    settle: Callable[[], None] = _sleep,
 ) -> list[Held]:
     """Hold 1,000 and so on, in growing numbers; a server that stopped is not asked for more."""
     found = []

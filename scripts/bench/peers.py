@@ -8,6 +8,7 @@ for each kind of key.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def relay_config(site: Site) -> str:
     return _gate_config(site, "off")
 
 
-def nginx_config(site: Site) -> str:
+def nginx_config(site: Site, more: str = "") -> str:
     """Terminate and proxy, with connections to the backend kept."""
     temporary = "".join(
         f"  {kind}_temp_path {site.folder}/{kind};\n"
@@ -100,7 +101,7 @@ http {{
   ssl_ecdh_curve X25519;
   ssl_certificate {site.certificate};
   ssl_certificate_key {site.key};
-  upstream backend {{
+{more}  upstream backend {{
     server unix:{site.http};
     keepalive 256;
     keepalive_requests 100000000;
@@ -121,6 +122,11 @@ http {{
   }}
 }}
 """
+
+
+def nginx_ktls_config(site: Site) -> str:
+    """Do the same, with the keys that OpenSSL moves into the kernel."""
+    return nginx_config(site, "  ssl_conf_command Options KTLS;\n  sendfile on;\n")
 
 
 def _haproxy_config(site: Site, mode: str, more: str) -> str:
@@ -217,6 +223,7 @@ class Peer:
         command: starts it, in the foreground.
         hands_over: whether the client's socket leaves it.
         descriptors: that it needs for each connection held.
+        needs_ktls: whether without a kernel's kTLS it is the same as another one.
     """
 
     name: str
@@ -227,6 +234,7 @@ class Peer:
     program: str = ""
     hands_over: bool = False
     descriptors: int = 2
+    needs_ktls: bool = False
 
 
 PEERS = {
@@ -239,6 +247,15 @@ PEERS = {
             program="nginx",
             configure=nginx_config,
             command=_nginx,
+        ),
+        Peer(
+            name="nginx-ktls",
+            title="nginx with kTLS",
+            package="nginx",
+            program="nginx",
+            configure=nginx_ktls_config,
+            command=_nginx,
+            needs_ktls=True,
         ),
         Peer(
             name="gate",
@@ -296,7 +313,8 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 
 def is_installed(peer: Peer) -> bool:
     """Whether its program is there; ours always is."""
-    return not peer.program or shutil.which(peer.program, path=SYSTEM_PATH) is not None
+    path = f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"  # users' own have no sbin
+    return not peer.program or shutil.which(peer.program, path=path) is not None
 
 
 def absent_packages(peers: Sequence[Peer]) -> list[str]:

@@ -15,6 +15,7 @@ from .stats import Spread
 __all__ = ["markdown", "terminal"]
 
 _DASH = "-"
+_RARE = 0.1  # system calls for a connection that are not worth a word
 _KEYLESS = (
     "Keys derived but not installed, since this kernel has no kTLS: behind the handoff client and"
     " backend spoke in clear, so rates there are an upper bound."
@@ -136,6 +137,15 @@ def _leak_lines(results: Results) -> list[str]:
     ]
 
 
+def _call_lines(results: Results) -> list[str]:
+    lines = []
+    for calls in results.calls:
+        often = (f"{name} {count:.1f}" for name, count in calls.each.items() if count >= _RARE)
+        begin = f"{calls.server}, system calls for a connection: {calls.total:.1f}:"
+        lines.append(f"{begin} {', '.join(often)}")
+    return lines
+
+
 def _error_lines(results: Results) -> list[str]:
     lines = []
     for load in results.loads:
@@ -171,7 +181,14 @@ def terminal(results: Results) -> str:
     for rows in tables:
         if len(rows) > 1:
             lines += ["", *_columns(rows)]
-    details = (_cheaper_lines, _backend_lines, _descriptor_lines, _leak_lines, _error_lines)
+    details = (
+        _cheaper_lines,
+        _backend_lines,
+        _descriptor_lines,
+        _leak_lines,
+        _call_lines,
+        _error_lines,
+    )
     for write in details:
         if found := write(results):
             lines += ["", *found]

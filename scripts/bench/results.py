@@ -13,6 +13,7 @@ from .loads import LOADS, Load, Slice
 from .peers import NGINX
 from .rounds import Series
 from .stats import Spread, paired_ratios, spread
+from .syscalls import Calls
 
 __all__ = ["Results"]
 
@@ -32,6 +33,7 @@ class Results:
         series: slices.
         idle: connections held.
         leaks: what many connections left behind.
+        calls: system calls.
     """
 
     machine: dict[str, str]
@@ -42,6 +44,7 @@ class Results:
     series: list[Series] = field(default_factory=list)
     idle: list[Held] = field(default_factory=list)
     leaks: list[Leak] = field(default_factory=list)
+    calls: list[Calls] = field(default_factory=list)
 
     @property
     def loads(self) -> list[Load]:

@@ -110,6 +110,7 @@ static void finish(slot *s)
     if (s->ssl != NULL) {
         SSL_set_quiet_shutdown(s->ssl, 1); /* or the session would count as broken */
         SSL_shutdown(s->ssl);
+        ERR_clear_error(); /* it minds a ticket half read, and others must not hear of it */
         SSL_free(s->ssl);
         s->ssl = NULL;
     }

@@ -1,9 +1,10 @@
 """The command line: every option, what is refused, and which command is said to repeat the run."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
-from bench.cli import KINDS, ROOT, main, parse_options
+from bench.cli import KINDS, ROOT, choose_peers, main, parse_options
 from bench.goals import GOALS
 from bench.loads import LOADS
 from bench.machine import choose_cpus, find_version
@@ -12,7 +13,7 @@ from bench.peers import PEERS
 
 def test_without_options_everything_is_measured():
     options = parse_options([])
-    assert options.kinds == (*LOADS, "idle", "leak")
+    assert options.kinds == (*LOADS, "idle", "leak", "calls")
     assert options.servers == tuple(PEERS)
     assert options.idle == (1_000, 5_000, 9_000, 15_000)
     assert options.leak == 50_000
@@ -40,6 +41,13 @@ def test_nginx_is_always_among_the_servers():
     assert parse_options(["--servers", "relay,gate"]).servers == ("nginx", "gate", "relay")
 
 
+def test_who_needs_a_kernel_with_ktls_is_only_started_there():
+    options = dataclasses.replace(parse_options([]), servers=("gate", "relay"))
+    assert choose_peers(options, has_ktls=False) == ([PEERS["gate"], PEERS["relay"]], [])
+    options = dataclasses.replace(options, servers=("nginx-ktls", "gate"))
+    assert choose_peers(options, has_ktls=False) == ([PEERS["gate"]], [])
+
+
 def test_the_other_options():
     options = parse_options(
         [
@@ -64,9 +72,9 @@ def test_the_other_options():
     ("arguments", "said"),
     [
         (["--only", "conn,speed"], "no measurement speed; there are conn, resumed,"),
-        (["--servers", "caddy"], "no server caddy; there are nginx, gate,"),
-        (["--idle", "0"], "expected numbers of connections"),
-        (["--idle", "many"], "invalid _counts value: 'many'"),
+        (["--servers", "caddy"], "no server caddy; there are nginx, nginx-ktls,"),
+        (["--idle", "1,0"], "expected numbers of connections, got 1,0"),
+        (["--idle", "many"], "expected numbers of connections, got many"),
     ],
 )
 def test_what_is_not_there_is_refused(arguments, said, capsys):
@@ -135,5 +143,5 @@ def test_the_readme_names_the_command_and_has_room_for_the_table():
 
 
 def test_every_kind_of_measurement_has_its_goals():
-    assert set(KINDS) == {*LOADS, "idle", "leak"}
+    assert set(KINDS) == {*LOADS, "idle", "leak", "calls"}
     assert len(GOALS) == 15

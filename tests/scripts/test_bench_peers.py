@@ -58,6 +58,13 @@ def test_every_peer_listens_on_its_port_and_knows_the_backends_socket(site, name
     assert str(site.handoff) not in text
 
 
+def test_nginx_with_ktls_differs_in_that_alone(site):
+    plain, other = (PEERS[name].configure(site).splitlines() for name in ("nginx", "nginx-ktls"))
+    added = [line for line in other if line not in plain]
+    assert added == ["  ssl_conf_command Options KTLS;", "  sendfile on;"]
+    assert [line for line in other if line not in added] == plain
+
+
 @pytest.mark.parametrize("name", PROXIES)
 def test_every_peer_has_the_certificate(site, name):
     text = PEERS[name].configure(site)

@@ -15,6 +15,7 @@ from bench.readme import BEGIN, END, replace_table
 from bench.report import markdown, terminal
 from bench.results import Results
 from bench.rounds import Series
+from bench.syscalls import Calls
 
 SERVERS = ["nginx", "gate", "relay", "haproxy", "haproxy-tcp"]
 
@@ -101,6 +102,7 @@ def results() -> Results:
                 descriptors=10,
             )
         ],
+        calls=[Calls(server="gate", connections=100, calls={"recvfrom": 900, "brk": 3})],
     )
 
 
@@ -222,6 +224,7 @@ def test_the_terminal_gets_everything(results):
         "gate, RSS by fifth of 50,000 connections: 37.00, 37.01, 37.01, 37.10, 37.10 MB;"
         " descriptors 10 -> 10; 0 errors"
     ) in lines
+    assert "gate, system calls for a connection: 9.0: recvfrom 9.0" in lines
     failed = "relay, request on a kept connection: 2 errors"
     assert f"{failed}, the first: receive: Connection reset by peer" in lines
     assert "handing over is cheaper than nginx from request 3 on" in lines
