@@ -22,7 +22,15 @@ from .goals import judge
 from .idle import Held, hold_idle
 from .leak import Leak, count_leaks
 from .loads import LOADS, Generator, Load
-from .machine import BenchError, Cpus, build_programs, choose_cpus, describe_machine, install_peers
+from .machine import (
+    BenchError,
+    Cpus,
+    build_programs,
+    choose_cpus,
+    describe_machine,
+    find_programs,
+    install_peers,
+)
 from .peers import NGINX, PEERS, Peer, absent_packages, is_installed
 from .readme import replace_table
 from .report import markdown, terminal
@@ -266,14 +274,16 @@ def choose_peers(options: Options, *, has_ktls: bool) -> tuple[list[Peer], list[
 
 def measure(options: Options, folder: Path) -> Results:
     """Do all that was asked for, in a folder for everybody's files."""
+    programs = options.programs.resolve() if options.programs else folder
+    if options.programs:
+        find_programs(programs)
+    else:
+        build_programs(programs)
     is_keyless = probe_offload().best is not Offload.BOTH
     peers, notes = choose_peers(options, has_ktls=not is_keyless)
     cpus = choose_cpus(os.sched_getaffinity(0))
     if cpus.are_shared:
         notes.append("one CPU for servers and clients: rates and times say little")
-    if options.programs is None:
-        build_programs(folder)
-    programs = options.programs.resolve() if options.programs else folder
     make_certificates(folder)
     with run_backend(folder, programs, cpus.client) as backend:
         generator = Generator(

@@ -20,8 +20,10 @@ __all__ = [
     "build_programs",
     "choose_cpus",
     "describe_machine",
+    "find_programs",
     "find_version",
     "install_peers",
+    "no_daemons",
     "pinned",
 ]
 
@@ -84,11 +86,22 @@ def build_programs(folder: Path) -> None:
             raise BenchError(f"cc cannot build {name}.c{hint}:\n{done.stderr.rstrip()}")
 
 
+def find_programs(folder: Path) -> None:
+    """Check that compiled programs are where somebody says.
+
+    Raises:
+        BenchError: one is not.
+    """
+    for name in PROGRAMS:
+        if not os.access(folder / name, os.X_OK):
+            raise BenchError(f"expected a program {folder / name}, got none")
+
+
 _POLICY = Path("/usr/sbin/policy-rc.d")  # asked before a package starts its daemon; 101: no
 
 
 @contextlib.contextmanager
-def _no_daemons(policy: Path = _POLICY) -> Iterator[None]:
+def no_daemons(policy: Path = _POLICY) -> Iterator[None]:
     """Keep packages that are installed meanwhile from starting what they bring."""
     try:
         with policy.open("x", encoding="ascii") as file:
@@ -110,7 +123,7 @@ def install_peers(packages: Sequence[str]) -> None:
     print(f"bench: installing {' '.join(packages)}", flush=True)
     command = ["apt-get", "install", "--quiet", "--yes", "--no-install-recommends", *packages]
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    with _no_daemons(), contextlib.suppress(OSError, subprocess.TimeoutExpired):
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired), no_daemons():
         subprocess.run(
             command, capture_output=True, timeout=_APT_SECONDS, check=False, env=environment
         )

@@ -1,13 +1,15 @@
 """The command line: every option, what is refused, and which command is said to repeat the run."""
 
 import dataclasses
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from bench.cli import KINDS, ROOT, choose_peers, main, parse_options
 from bench.goals import GOALS
 from bench.loads import LOADS
-from bench.machine import choose_cpus, find_version
+from bench.machine import choose_cpus, find_version, no_daemons, pinned
 from bench.peers import PEERS
 
 
@@ -101,15 +103,36 @@ def test_a_run_that_cannot_be_is_one_line(tmp_path, capsys):
     record = str(tmp_path / "r.json")
     options = ["--programs", str(tmp_path), "--only", "leak", "--servers", "gate"]
     assert main([*options, "--record", record]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("bench: ")
-    assert str(tmp_path / "backend") in line
+    said = f"bench: expected a program {tmp_path}/tlsload, got none\n"
+    assert capsys.readouterr() == ("", said)
 
 
 def test_servers_and_clients_run_as_far_apart_as_they_can():
     cpus = choose_cpus({2, 5, 3})
     assert (cpus.server, cpus.client, cpus.are_shared) == (2, 5, False)
     assert choose_cpus({1}).are_shared
+
+
+def test_what_is_started_meanwhile_runs_on_one_cpu():
+    before = os.sched_getaffinity(0)
+    with pinned(max(before)):
+        assert os.sched_getaffinity(0) == {max(before)}
+    assert os.sched_getaffinity(0) == before
+
+
+def test_packages_that_are_installed_meanwhile_start_no_daemon(tmp_path):
+    policy = tmp_path / "policy-rc.d"
+    with no_daemons(policy):
+        assert subprocess.run([policy], check=False).returncode == 101
+    assert not policy.exists()
+
+
+def test_a_policy_that_somebody_has_is_left_alone(tmp_path):
+    policy = tmp_path / "policy-rc.d"
+    policy.write_text("theirs")
+    with no_daemons(policy):
+        pass
+    assert policy.read_text() == "theirs"
 
 
 @pytest.mark.parametrize(
