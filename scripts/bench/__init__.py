@@ -1,7 +1,7 @@
 """What the gate costs beside nginx, haproxy, hitch and stunnel, measured side by side on loopback.
 
     make bench                      everything, about a quarter of an hour
-    make bench ARGS=--quick         the same with less patience: under a minute
+    make bench ARGS=--quick         most of it with less patience: under a minute
     make bench ARGS='--only conn,keep --servers nginx,gate'
 
 Method. One server per program, all up at once, each with one worker, on one CPU; load generator and
@@ -21,5 +21,6 @@ Modules: `cli` (options, order of things), `machine` (CPUs, compiler, packages),
 started, with which configuration), `servers` (starting and stopping), `loads` (the table of loads),
 `measure` (reading /proc), `rounds`, `idle`, `leak` and `syscalls` (the kinds of measurement),
 `stats`, `results`, `goals`, `breakeven`, `report`, `chart`, `readme`; `lab` (the same in a guest
-with kTLS). ``tlsload.c`` and ``backend.c`` are compiled when it starts.
+with kTLS). The load generator (``tlsload.c``, ``client.c``) and
+``backend.c`` are compiled when it starts.
 """

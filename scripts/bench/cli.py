@@ -44,12 +44,13 @@ __all__ = ["Options", "main", "parse_options"]
 ROOT = Path(__file__).resolve().parents[2]
 _IDLE, _LEAK, _CALLS = "idle", "leak", "calls"
 KINDS = (*LOADS, _IDLE, _LEAK, _CALLS)
+_QUICK_KINDS = ("conn", "resumed", "rsa", "keep", "latency-1", "down", "up", _IDLE)
 _LEAKING = ("gate", "relay")  # others' leaks are others' business
 _COUNTED = 300  # connections while system calls are counted
 _WARM_UP = ["conn", "-c", "16", "-d", "0.5"]
 
 _FULL = Plan(rounds=15, seconds=0.4, bulk=200_000_000)
-_QUICK = Plan(rounds=1, seconds=0.2, bulk=30_000_000)
+_QUICK = Plan(rounds=1, seconds=0.15, bulk=30_000_000)
 _IDLE_COUNTS = {False: (1_000, 5_000, 9_000, 15_000), True: (1_000,)}  # by whether it is quick
 _LEAK_COUNTS = {False: 50_000, True: 1_000}
 
@@ -113,9 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="bench", description=description, formatter_class=form)
     add = parser.add_argument
-    add("--quick", action="store_true", help="under a minute: one short round, few connections")
+    add("--quick", action="store_true", help="under a minute: one short round of most things")
     kinds, servers = _some_of(KINDS, "measurement"), _some_of(list(PEERS), "server")
-    add("--only", type=kinds, default=KINDS, metavar="KIND,...", help=", ".join(KINDS))
+    add("--only", type=kinds, metavar="KIND,...", help=", ".join(KINDS))
     add("--servers", type=servers, default=tuple(PEERS), metavar="NAME,...", help=", ".join(PEERS))
     add("--rounds", type=int, help="slices of each load for each server")
     add("--seconds", type=float, help="of a slice")
@@ -151,7 +152,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
     usual = _QUICK if given.quick else _FULL
     started = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
     return Options(
-        kinds=given.only,
+        kinds=given.only or (_QUICK_KINDS if given.quick else KINDS),
         # Ratios are to nginx: without it there is nothing to say.
         servers=tuple(name for name in PEERS if name in {NGINX, *given.servers}),
         plan=Plan(

@@ -28,7 +28,10 @@ __all__ = [
 ]
 
 SOURCES = Path(__file__).parent
-PROGRAMS = {"tlsload": ("-lssl", "-lcrypto"), "backend": ()}
+PROGRAMS = {  # what each is made of
+    "tlsload": ("tlsload.c", "client.c", "-lssl", "-lcrypto"),
+    "backend": ("backend.c",),
+}
 _BUILD_SECONDS = 120
 _APT_SECONDS = 300
 
@@ -75,15 +78,18 @@ def build_programs(folder: Path) -> None:
     compiler = shutil.which("cc")
     if compiler is None:
         raise BenchError("no C compiler cc (Debian: apt-get install gcc libc6-dev libssl-dev)")
-    for name, libraries in PROGRAMS.items():
-        command = [compiler, "-std=gnu11", "-O2", "-o", str(folder / name)]
-        command += [str(SOURCES / f"{name}.c"), *libraries]
+    for name, parts in PROGRAMS.items():
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False
+            [compiler, "-std=gnu11", "-O2", "-o", str(folder / name), *parts],
+            cwd=SOURCES,
+            capture_output=True,
+            text=True,
+            timeout=_BUILD_SECONDS,
+            check=False,
         )
         if done.returncode:
             hint = " (Debian: apt-get install libssl-dev)" if "openssl/" in done.stderr else ""
-            raise BenchError(f"cc cannot build {name}.c{hint}:\n{done.stderr.rstrip()}")
+            raise BenchError(f"cc cannot build {name}{hint}:\n{done.stderr.rstrip()}")
 
 
 def find_programs(folder: Path) -> None:

@@ -18,7 +18,8 @@ _DASH = "-"
 _RARE = 0.1  # system calls for a connection that are not worth a word
 _KEYLESS = (
     "Keys derived but not installed, since this kernel has no kTLS: behind the handoff client and"
-    " backend spoke in clear, so rates there are an upper bound."
+    " backend spoke in clear. So rates there are an upper bound, and what the kernel's encryption"
+    " costs, which the backend's sends would pay, is in no figure."
 )
 
 
