@@ -345,6 +345,11 @@ def _type_in(process, data):
     process.stdin.write(data)
     process.stdin.flush()
     unread = bytearray(4)
-    while fcntl.ioctl(process.stdin.fileno(), termios.FIONREAD, unread) or any(unread):
-        assert process.poll() is None, "s_client ended"
+    while True:
+        # In this order: having read what was its last, it may have ended by now.
+        has_ended = process.poll() is not None
+        fcntl.ioctl(process.stdin.fileno(), termios.FIONREAD, unread)
+        if not any(unread):
+            return
+        assert not has_ended, "s_client ended"
         time.sleep(0.001)
