@@ -28,7 +28,7 @@ from ktlsgate.kernel.engines import Engine
 from ktlsgate.wire.ciphers import SUITES, Version
 
 VERSIONS = {"TLSv1.2": Version.TLS12, "TLSv1.3": Version.TLS13}
-FACTS = pytest.mark.parametrize("version", VERSIONS)
+BOTH_VERSIONS = pytest.mark.parametrize("version", VERSIONS)
 
 
 def gives(version):
@@ -63,7 +63,7 @@ def assert_held(facts, report, offload):
     assert facts["rx"] == (key if offload is Offload.BOTH else [])
 
 
-@FACTS
+@BOTH_VERSIONS
 def test_openssl_moves_its_keys_itself(front, version):
     """Both ways, but for TLS 1.3 with OpenSSL 3.0 and 3.1: sending only."""
     facts, report, _ = fetch(front, client_context(version=version))
@@ -80,7 +80,7 @@ def test_openssl_moves_its_keys_itself(front, version):
         assert "fallback" not in report
 
 
-@FACTS
+@BOTH_VERSIONS
 def test_sessions_made_by_openssl_are_resumed(front, version):
     context = client_context(version=version)
     session = fetch(front, context)[2].tls.get_session()
@@ -94,7 +94,7 @@ def test_sessions_made_by_openssl_are_resumed(front, version):
 
 
 @pytest.mark.parametrize("name", ["localhost", "other.example", ""])
-@FACTS
+@BOTH_VERSIONS
 def test_the_name_asked_for_is_told_though_openssl_reads_the_hello(front, version, name):
     """Also when a session is resumed, where OpenSSL would say the first name again."""
     context = client_context(version=version)
@@ -128,7 +128,7 @@ def test_what_openssl_keeps_is_relayed_whole(front, version, cipher, reason):
     assert (report["engine"], report["ktls"], report["fallback"]) == ("openssl", "none", reason)
 
 
-@FACTS
+@BOTH_VERSIONS
 def test_client_with_small_records_is_relayed(front, version):
     target = front.target("/big?n=200000")
     done = front.s_client(request(target), "-tls" + version[4:].replace(".", "_"),
@@ -158,7 +158,7 @@ LARGE_RECORD = b"\x16\x03\x01\x40\x00" + bytes(16_384)
 
 
 @pytest.mark.parametrize("segment", [1, 40])
-@FACTS
+@BOTH_VERSIONS
 def test_client_in_small_segments_is_served(front, version, segment):
     target = front.target("/facts")
     with front.client(client_context(version=version), segment=segment) as client:

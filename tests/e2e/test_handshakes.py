@@ -6,6 +6,7 @@ import json
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from helpers.backends import digest, pattern
+from helpers.cells import OPENSSL_CONFIG
 from helpers.clients import body_of, client_context, connect, read_to_end, request, status_of
 from helpers.front import assert_offload, start_front
 from helpers.identities import Authority
@@ -13,22 +14,11 @@ from OpenSSL import SSL
 
 VERSIONS = pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
 
-# Without P-521, so that a client whose key share is for P-521 is asked again.
-_OPENSSL_CONFIG = """
-openssl_conf = top
-[top]
-ssl_conf = ssl
-[ssl]
-system_default = tls
-[tls]
-Groups = X25519:P-256:P-384
-"""
-
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     file = tmp_path_factory.mktemp("openssl") / "openssl.cnf"
-    file.write_text(_OPENSSL_CONFIG)
+    file.write_text(OPENSSL_CONFIG)
     return {"OPENSSL_CONF": str(file)}
 
 

@@ -8,7 +8,7 @@ import ssl
 
 import pytest
 import trio
-from helpers.sessions import client_context, identity, reset, stream, tcp_pair
+from helpers.sessions import OneByteSegments, client_context, identity, reset, stream, tcp_pair
 
 from ktlsgate.config import Offload, Tls
 from ktlsgate.errors import HandshakeFailed
@@ -228,32 +228,12 @@ async def test_half_a_hello_is_looked_at_ever_less(pair, monkeypatch, grows):
 async def test_a_hello_of_single_bytes_is_read(pair):
     client, server = pair
     handshake = BoundHandshake(server_context(), server)
-    tls = trio.SSLStream(OneByteStream(stream(client)), client_context(),
+    tls = trio.SSLStream(OneByteSegments(stream(client)), client_context(),
                          server_hostname="localhost")  # fmt: skip
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tls.do_handshake)
         hello = await shake(server, handshake)
     assert hello.server_name == "localhost"
-
-
-class OneByteStream(trio.abc.Stream):
-    """Sends every byte by itself."""
-
-    def __init__(self, inner):
-        self.inner = inner
-
-    async def send_all(self, data):
-        for byte in data:
-            await self.inner.send_all(bytes((byte,)))
-
-    async def wait_send_all_might_not_block(self):
-        await trio.lowlevel.checkpoint()
-
-    async def receive_some(self, max_bytes=None):
-        return await self.inner.receive_some(max_bytes)
-
-    async def aclose(self):
-        await self.inner.aclose()
 
 
 class FakeHandshake:

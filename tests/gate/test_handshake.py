@@ -6,7 +6,15 @@ import ssl
 import pytest
 import trio
 import trio.testing
-from helpers.sessions import client_context, close, reset, server_context, stream, tcp_pair
+from helpers.sessions import (
+    OneByteSegments,
+    client_context,
+    close,
+    reset,
+    server_context,
+    stream,
+    tcp_pair,
+)
 
 from ktlsgate.errors import HandshakeFailed
 from ktlsgate.gate.handshake import perform_handshake
@@ -21,27 +29,6 @@ def pair():
     yield client, server
     client.close()
     server.close()
-
-
-class OneByteSegments(trio.abc.Stream):
-    """Sends every byte by itself, and lets the other side read it first."""
-
-    def __init__(self, inner):
-        self.inner = inner
-
-    async def send_all(self, data):
-        for byte in data:
-            await self.inner.send_all(bytes((byte,)))
-            await trio.lowlevel.checkpoint()
-
-    async def wait_send_all_might_not_block(self):
-        await trio.lowlevel.checkpoint()
-
-    async def receive_some(self, max_bytes=None):
-        return await self.inner.receive_some(max_bytes)
-
-    async def aclose(self):
-        await self.inner.aclose()
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)

@@ -25,7 +25,7 @@ _UP, _DOWN = 20_000, 40_000
 _GLUED = 12_000  # with its head still one record, so that the numbers do not depend on time
 
 # Without P-521, so that a client whose key share is for P-521 is asked again.
-_OPENSSL_CONFIG = """
+OPENSSL_CONFIG = """
 openssl_conf = top
 [top]
 ssl_conf = ssl
@@ -348,7 +348,7 @@ class Bench:
 def start_bench(folder, engines):
     """Start the gates; they end at the end."""
     file = folder / "openssl.cnf"
-    file.write_text(_OPENSSL_CONFIG)
+    file.write_text(OPENSSL_CONFIG)
     with contextlib.ExitStack() as stack:
         fronts = {}
         for name, tls in _GATES.items():

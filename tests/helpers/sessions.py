@@ -107,6 +107,27 @@ def tcp_pair(*, small=False):
     return client, server
 
 
+class OneByteSegments(trio.abc.Stream):
+    """Sends every byte by itself, and lets the other side read it first."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    async def send_all(self, data):
+        for byte in data:
+            await self.inner.send_all(bytes((byte,)))
+            await trio.lowlevel.checkpoint()
+
+    async def wait_send_all_might_not_block(self):
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes=None):
+        return await self.inner.receive_some(max_bytes)
+
+    async def aclose(self):
+        await self.inner.aclose()
+
+
 def reset(sock):
     """Close with RST."""
     sock = getattr(sock, "socket", sock)
