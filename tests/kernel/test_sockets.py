@@ -1,5 +1,6 @@
 """Listening sockets, addresses, and what TCP says of a connection."""
 
+import contextlib
 import errno
 import select
 import socket
@@ -109,14 +110,24 @@ def test_a_port_in_use_is_an_error():
     assert caught.value.errno == errno.EADDRINUSE
 
 
+def hold_ipv4_port() -> socket.socket:
+    """A port that the kernel gives to nobody else, and that may still be listened on."""
+    sock = socket.socket(socket.AF_INET)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("", 0))
+    return sock
+
+
 @needs_ipv6
 def test_an_ipv6_port_in_use_does_not_keep_the_ipv4_one():
     """Where the wildcard's second half cannot be had, the first serves alone."""
-    with socket.socket(socket.AF_INET6) as other:
+    with hold_ipv4_port() as held, socket.socket(socket.AF_INET6) as other:
+        port = held.getsockname()[1]
         other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        other.bind(("::", 0))
-        other.listen()
-        socks = bind_listeners(f"*:{other.getsockname()[1]}", 10)
+        with contextlib.suppress(OSError):  # in use already: as good
+            other.bind(("::", port))
+            other.listen()
+        socks = bind_listeners(f"*:{port}", 10)
     assert [sock.family for sock in socks] == [socket.AF_INET]
     close_all(socks)
 
