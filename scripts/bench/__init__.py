@@ -1,8 +1,10 @@
 """What the gate costs beside nginx, haproxy, hitch and stunnel, measured side by side on loopback.
 
-    make bench                      everything, about a quarter of an hour
-    make bench ARGS=--quick         most of it with less patience: under a minute
+    make bench                      everything, about half an hour
+    make bench ARGS=--quick         most of it with less patience: about a minute
     make bench ARGS='--only conn,keep --servers nginx,gate'
+    make bench ARGS=--record        keep the figures in scripts/bench/history
+    make bench ARGS=--compare       the last two that were kept, side by side
 
 Method. One server per program, all up at once, each with one worker, on one CPU; load generator and
 backend on another. Loads take turns: a slice of a fraction of a second for each server, then the
@@ -17,10 +19,22 @@ place of each that would give the kernel a key. Client and backend then speak in
 here tells what the kernel's own encryption costs, which no process of the gate is charged for
 anyway: the backend's sends are.
 
-Modules: `cli` (options, order of things), `machine` (CPUs, compiler, packages), `peers` (what is
-started, with which configuration), `servers` (starting and stopping), `loads` (the table of loads),
-`measure` (reading /proc), `rounds`, `idle`, `leak` and `syscalls` (the kinds of measurement),
-`stats`, `results`, `goals`, `breakeven`, `report`, `chart`, `readme`; `lab` (the same in a guest
-with kTLS). The load generator (``tlsload.c``, ``client.c``) and
-``backend.c`` are compiled when it starts.
+The floor is the gate's path in C (``gate.c``) with nothing around it and in clear: what Python,
+routes, deadlines and key derivation cost is what the gate takes beyond it.
+
+Newest programs. nginx and haproxy of the newest Debian that ``scripts/lab.py`` knows run here by
+that release's own loader and libraries, and so does the load generator then, since the new key
+exchange takes OpenSSL 3.5. Loads that nginx itself is not able for are compared with that nginx.
+
+Growth. For some loads a gate is started for each of several amounts of something else: routes,
+handshakes that never end, connections handed over. They take turns, and the ratio to the smallest
+amount tells whether a connection costs the same whatever else there is.
+
+Modules: `cli` and `options` (order of things, command line), `machine` (CPUs, compiler, packages),
+`packages` (another release's programs), `peers` and `configs` (what is started, with which
+configuration), `servers` (starting, stopping), `loads` (the table of loads), `generator` (putting
+them), `measure` (reading /proc), `rounds`, `growth`, `idle`, `leak` and `syscalls` (the kinds of
+measurement), `stats`, `results`, `goals`, `breakeven`, `report`, `pictures`, `readme`, `history`;
+`lab` (the same in a guest with kTLS). The load generator (``tlsload.c``, ``client.c``),
+``backend.c`` and ``gate.c`` are compiled when it starts.
 """

@@ -23,6 +23,7 @@ enum mode mode;
 int port;
 long long bulk = 1 << 20;
 bool resumes, is_keyless, is_preparing, is_stopping;
+const char *group = "X25519"; /* or the newest libraries would do more work */
 
 int epoll_fd;
 long long done, errors, resumed, held, moved;
@@ -123,6 +124,14 @@ void begin_request(slot *s)
         s->began = now();
 }
 
+/* Let OpenSSL read from now on only what it is given. */
+static void read_nothing(slot *s)
+{
+    BIO *memory = need(BIO_new(BIO_s_mem()));
+    BIO_set_mem_eof_return(memory, -1);
+    SSL_set0_rbio(s->ssl, memory);
+}
+
 void start(slot *s)
 {
     int one = 1;
@@ -146,6 +155,8 @@ void start(slot *s)
     s->ssl = need(SSL_new(context));
     SSL_set_ex_data(s->ssl, slot_index, s);
     SSL_set_fd(s->ssl, s->fd);
+    if (mode == HALF)
+        read_nothing(s); /* or it would go on if the answer is quick */
     SSL_set_connect_state(s->ssl);
     SSL_set_tlsext_host_name(s->ssl, "localhost");
     if (s->session != NULL)
@@ -226,16 +237,24 @@ static int send_some(slot *s, const char *data, size_t size)
     return error == SSL_ERROR_WANT_WRITE || error == SSL_ERROR_WANT_READ ? AGAIN : BROKEN;
 }
 
+static void hold(slot *s, uint32_t until)
+{
+    s->state = HELD;
+    held++;
+    wait_for(s, until);
+}
+
 static void shake(slot *s)
 {
+    if (mode == HALF && s->waits_for == EPOLLIN) { /* the server has said its part, we are silent */
+        hold(s, EPOLLRDHUP);
+        return;
+    }
     int error, result = SSL_do_handshake(s->ssl);
     if (result == 1) {
         resumed += SSL_session_reused(s->ssl);
-        if (is_keyless) { /* what it reads from now on is what we give it */
-            BIO *memory = need(BIO_new(BIO_s_mem()));
-            BIO_set_mem_eof_return(memory, -1);
-            SSL_set0_rbio(s->ssl, memory);
-        }
+        if (is_keyless)
+            read_nothing(s);
         begin_request(s);
         return;
     }
@@ -332,9 +351,7 @@ static bool receive_answer(slot *s)
         return s->state != FREE;
     }
     if (mode == IDLE) {
-        s->state = HELD;
-        held++;
-        wait_for(s, EPOLLIN);
+        hold(s, EPOLLIN);
         return false;
     }
     s->received += count - of_head;
@@ -346,8 +363,21 @@ static bool receive_answer(slot *s)
     return true;
 }
 
+static void check_held(slot *s)
+{
+    int count = mode == HALF ? 0 : receive(s, chunk, sizeof chunk);
+    if (count == 0)
+        errno = 0;
+    if (count == 0 || count == BROKEN)
+        fail(s, "a held connection ended");
+}
+
 void step(slot *s)
 {
+    if (s->state == HELD) {
+        check_held(s);
+        return;
+    }
     int error = 0;
     socklen_t size = sizeof error;
     if (s->state == CONNECTING) {
@@ -364,13 +394,6 @@ void step(slot *s)
         goes_on = s->state == SENDING     ? send_request(s)
                   : s->state == RECEIVING ? receive_answer(s)
                                           : false;
-    if (s->state == HELD) {
-        int count = receive(s, chunk, sizeof chunk);
-        if (count == 0)
-            errno = 0;
-        if (count == 0 || count == BROKEN)
-            fail(s, "a held connection ended");
-    }
 }
 
 static void make_request(void)
@@ -386,6 +409,7 @@ static void make_request(void)
         [KEEP] = "",
         [DOWN] = "",
         [UP] = "",
+        [HALF] = "",
         [IDLE] = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
                  "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"};
     char line[64] = "GET / HTTP/1.1\r\n", length[64] = "";
@@ -405,7 +429,10 @@ static void make_context(void)
     context = need(SSL_CTX_new(TLS_client_method()));
     SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION);
     SSL_CTX_set_ciphersuites(context, "TLS_AES_128_GCM_SHA256");
-    SSL_CTX_set1_groups_list(context, "X25519"); /* or the newest libraries would do more work */
+    if (!SSL_CTX_set1_groups_list(context, group)) {
+        fprintf(stderr, "tlsload: no group %s in %s\n", group, OpenSSL_version(OPENSSL_VERSION));
+        exit(1);
+    }
     SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                                   SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_session_cache_mode(context,

@@ -10,7 +10,7 @@
 #define HEAD_SIZE 2048
 #define RECORD_SIZE 17000 /* of TLS: 16384 and what surrounds it */
 
-enum mode { CONN, KEEP, DOWN, UP, IDLE };
+enum mode { CONN, KEEP, DOWN, UP, IDLE, HALF };
 enum state { FREE, CONNECTING, SHAKING, SENDING, RECEIVING, READY, HELD };
 
 typedef struct slot {
@@ -36,6 +36,7 @@ extern enum mode mode;
 extern int port;
 extern long long bulk; /* bytes */
 extern bool resumes, is_keyless;
+extern const char *group; /* of the key exchange */
 
 /* Where in the load we are: first requests are not counted, last ones end their connections. */
 extern bool is_preparing, is_stopping;

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .loads import Generator
-from .machine import pinned
+from .generator import Generator
 from .measure import Memory, count_descriptors, count_epoll_entries, read_memory
 from .servers import Server
 
 __all__ = ["Held", "hold_idle"]
 
-_AT_ONCE = "32"  # handshakes
 _SETTLE = 1.0  # seconds until nothing moves any more
-_HOLD = 120.0
-_STOP_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,33 +60,6 @@ def _sleep() -> None:
     time.sleep(_SETTLE)
 
 
-@contextmanager
-def _holding(generator: Generator, server: Server, count: int) -> Iterator[dict[str, object]]:
-    arguments = ["idle", str(server.port), "-c", _AT_ONCE, "-n", str(count), "-d", f"{_HOLD:g}"]
-    if generator.is_clear(server):
-        arguments.append("-k")
-    with (
-        pinned(generator.cpu),
-        subprocess.Popen(
-            [str(generator.program), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process,
-    ):
-        if process.stdout is None:
-            raise AssertionError("stdout=PIPE gives a stream")
-        try:
-            yield json.loads(process.stdout.readline() or "{}")
-        finally:
-            if process.stdin is not None:
-                process.stdin.close()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
 def _hold(
     server: Server,
     generator: Generator,
@@ -102,13 +68,13 @@ def _hold(
     settle: Callable[[], None],
 ) -> Held:
     pids = server.pids
-    with _holding(generator, server, count) as said:
+    with generator.holding(server, "idle", count) as holding:
         settle()
         memory = read_memory(pids)
         held = Held(
             server=server.peer.name,
             asked=count,
-            held=int(str(said.get("held", 0))),
+            held=holding.held,
             rss=memory.rss,
             pss=memory.pss,
             pss_before=before[0].pss,
@@ -116,7 +82,7 @@ def _hold(
             descriptors_before=before[1],
             epoll_entries=count_epoll_entries(pids),
             epoll_entries_before=before[2],
-            first_error=str(said.get("first_error", "the load generator said nothing")),
+            first_error=holding.first_error,
         )
     settle()
     return held

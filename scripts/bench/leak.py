@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .loads import Generator
+from .generator import Generator
 from .measure import count_descriptors, read_memory
 from .servers import Server
 
@@ -58,9 +58,7 @@ def count_leaks(
         before, sizes, errors, done = count_descriptors(pids), [], 0, 0
         for number in range(_PORTIONS):
             progress(f"{portion * (number + 1)} connections: {server.peer.title}")
-            arguments = ["conn", str(server.port), "-c", "16", "-n", str(portion)]
-            arguments += ["-d", f"{_SECONDS:g}", *(["-k"] if generator.is_clear(server) else [])]
-            slice_ = generator.run(server, arguments)
+            slice_ = generator.make(server, portion, _SECONDS)
             errors, done = errors + slice_.errors, done + slice_.operations
             sizes.append(read_memory(pids).rss)
         time.sleep(settle)

@@ -1,19 +1,12 @@
-"""The loads as a table, and one slice of one of them."""
+"""The loads as a table, and what comes of one slice of one of them."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
-from .machine import pinned
-from .measure import cpu_seconds
-from .servers import Server
+__all__ = ["LOADS", "Load", "Slice", "parse_slice"]
 
-__all__ = ["LOADS", "Generator", "Load", "Slice", "parse_slice", "slice_arguments"]
-
-READY = "ready\n"
 _MICRO = 1e6
 _GB = 1e9
 
@@ -25,7 +18,7 @@ class Load:
     Attributes:
         name: in options and results.
         title: in tables.
-        key: the server's certificate.
+        key: what servers shake hands with; one of `servers.KEYS`.
         words: the load generator's mode and options.
         is_bulk: whether what counts are bytes, and not operations.
         is_latency: whether what counts is how long one operation takes.
@@ -41,6 +34,10 @@ class Load:
     is_latency: bool = False
     is_new: bool = False
     resumes: bool = False
+
+    def words_for(self, *, seconds: float, bulk: int) -> list[str]:
+        """Return the load generator's mode and options, bounded in time or in bytes."""
+        return [*self.words, *(["-b", str(bulk)] if self.is_bulk else ["-d", f"{seconds:g}"])]
 
     @property
     def unit(self) -> str:
@@ -78,6 +75,13 @@ LOADS = {
             key="rsa",
             is_new=True,
             resumes=True,
+        ),
+        Load(
+            name="mlkem",
+            title="new connection, X25519MLKEM768",
+            words=("conn", "-c", "16", "-g", "X25519MLKEM768"),
+            key="mlkem",
+            is_new=True,
         ),
         Load(name="keep", title="request on a kept connection", words=("keep", "-c", "16")),
         Load(
@@ -164,61 +168,4 @@ def parse_slice(text: str, *, server_cpu: float, backend_cpu: float) -> Slice:
             first_error=text.strip()[-200:] or "the load generator said nothing",
             server_cpu=server_cpu,
             backend_cpu=backend_cpu,
-        )
-
-
-def slice_arguments(
-    load: Load, port: int, *, seconds: float, bulk: int, is_clear: bool
-) -> list[str]:
-    """Return the load generator's arguments."""
-    mode, *options = load.words
-    limits = ["-b", str(bulk)] if load.is_bulk else ["-d", f"{seconds:g}"]
-    return [mode, str(port), *options, *limits, *(["-k"] if is_clear else [])]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generator:
-    """The load generator.
-
-    Attributes:
-        program: compiled.
-        cpu: where it runs.
-        backend: process id of the backend, whose time is taken too.
-        is_keyless: whether servers that hand over leave clear text on the connection.
-    """
-
-    program: Path
-    cpu: int
-    backend: int
-    is_keyless: bool
-
-    def is_clear(self, server: Server) -> bool:
-        """Whether its clients speak in clear behind the handshake."""
-        return self.is_keyless and server.peer.hands_over
-
-    def run(self, server: Server, arguments: list[str]) -> Slice:
-        """Put a load on a server, and charge it with what it used from when the load is ready."""
-        pids, backend = server.pids, [self.backend]
-        with (
-            pinned(self.cpu),
-            subprocess.Popen(
-                [str(self.program), *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            ) as process,
-        ):
-            if process.stdin is None or process.stdout is None:
-                raise AssertionError("PIPE gives streams")
-            before, backend_before = cpu_seconds(pids), cpu_seconds(backend)
-            said = process.stdout.readline()
-            if said == READY:
-                before, backend_before = cpu_seconds(pids), cpu_seconds(backend)
-                process.stdin.write("begin\n")
-                process.stdin.flush()
-                said = process.stdout.readline()
-        return parse_slice(
-            said,
-            server_cpu=cpu_seconds(pids) - before,
-            backend_cpu=cpu_seconds(backend) - backend_before,
         )

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .peers import SYSTEM_PATH, Peer
+from .peers import SYSTEM_PATH, Peer, in_newest
 
 __all__ = [
     "BenchError",
@@ -31,6 +31,7 @@ SOURCES = Path(__file__).parent
 PROGRAMS = {  # what each is made of
     "tlsload": ("tlsload.c", "client.c", "-lssl", "-lcrypto"),
     "backend": ("backend.c",),
+    "floor": ("gate.c", "-lssl", "-lcrypto"),
 }
 _BUILD_SECONDS = 120
 _APT_SECONDS = 300
@@ -70,7 +71,7 @@ def pinned(cpu: int) -> Iterator[None]:
 
 
 def build_programs(folder: Path) -> None:
-    """Compile load generator and backend into a folder.
+    """Compile load generator, backend and floor into a folder.
 
     Raises:
         BenchError: there is no compiler, or it refused.
@@ -169,17 +170,25 @@ def find_version(package: str, text: str) -> str:
     return " ".join(filter(None, words))
 
 
-def describe_machine(peers: Collection[Peer], python: str) -> dict[str, str]:
+def _version(package: str, newest: Path | None = None) -> str:
+    program, option = _VERSIONS[package][0].split()
+    return find_version(package, _output([*in_newest(newest, program), option]))
+
+
+def describe_machine(
+    peers: Collection[Peer], python: str, newest: Path | None = None
+) -> dict[str, str]:
     """Return what a reader of the figures must know of this machine and of what ran."""
     model = _cpu_model(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     system = ""
     with contextlib.suppress(OSError):
         system = platform.freedesktop_os_release().get("PRETTY_NAME", "")
     packages = sorted({peer.package for peer in peers if peer.package})
-    versions = (find_version(name, _output(_VERSIONS[name][0].split())) for name in packages)
+    newer = [_version(name, newest) for name in ("nginx", "haproxy")] if newest else []
     own = f"{_output([python, '--version'])} {_output([python, '-c', _OPENSSL])}".split()
     return {
         "machine": f"{model}, {os.cpu_count() or 1} CPUs, Linux {platform.release()}, {system}",
         "gate": " ".join(["ktlsgate on", *own[:4]]),
-        "peers": ", ".join(versions),
+        "peers": ", ".join(map(_version, packages)),
+        "newest": ", ".join(f"newest {version}" for version in newer),
     }

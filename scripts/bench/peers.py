@@ -1,199 +1,67 @@
-"""Who is measured: the gate in two ways, and the peers, each with the configuration it is given.
-
-The same for all: one worker, X25519 and AES-128-GCM (the client offers nothing else), OpenSSL's two
-stateless tickets, no log line for a connection, the backend on a Unix socket. Proxies keep
-connections to the backend where they can. A server has one certificate, so that each has a process
-for each kind of key.
-"""
+"""Who is measured: the gate in some ways, its floor, and the peers."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["NGINX", "PEERS", "SYSTEM_PATH", "Peer", "Site", "absent_packages", "is_installed"]
+from .configs import (
+    Site,
+    gate_config,
+    haproxy_config,
+    haproxy_tcp_config,
+    hitch_config,
+    nginx_config,
+    nginx_ktls_config,
+    no_config,
+    openssl_gate_config,
+    relay_config,
+    stunnel_config,
+)
+
+__all__ = [
+    "NGINX",
+    "NGINXES",
+    "PEERS",
+    "SYSTEM_PATH",
+    "Peer",
+    "absent_packages",
+    "in_newest",
+    "is_installed",
+]
 
 NGINX = "nginx"  # what all others are compared with
+NGINXES = (NGINX, "nginx-new")  # the second where the first is not able
 
-_MANY = 20_000  # connections; what holds fewer stops at its limit of open files
 
+def in_newest(newest: Path | None, program: str) -> list[str]:
+    """Return how a program runs on the libraries of a newer distribution.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """Where one server finds its things.
-
-    Attributes:
-        folder: its own, for whatever it writes.
-        port: on 127.0.0.1.
-        certificate: a PEM file.
-        key: a PEM file.
-        pair: one with both.
-        http: the backend's Unix socket for requests.
-        handoff: the same for handoffs.
-        python: the interpreter that runs the gate.
-        is_keyless: whether the gate is to be told that the kernel took its keys.
+    Args:
+        newest: the folder that `newest.make_newest` made; without one nothing changes.
+        program: that is in that folder, too.
     """
-
-    folder: Path
-    port: int
-    certificate: Path
-    key: Path
-    pair: Path
-    http: Path
-    handoff: Path
-    python: str
-    is_keyless: bool
+    if newest is None:
+        return [str(program)]
+    loader = [str(newest / "ld.so"), "--library-path", str(newest / "lib")]
+    return [*loader, str(newest / "bin" / Path(program).name)]
 
 
-def _gate_config(site: Site, ktls: str) -> str:
-    return f"""\
-ktls = "{ktls}"
-log_level = "warning"
-log_format = "text"
-[limits]
-max_connections = {_MANY}
-[[cert]]
-file = "{site.certificate}"
-key = "{site.key}"
-[[listen]]
-address = "127.0.0.1:{site.port}"
-engine = "direct"
-[[route]]
-backend = "bench"
-[backend.bench]
-address = "unix:{site.handoff}"
-"""
+_Command = Callable[[Site, Path], list[str]]
 
 
-def gate_config(site: Site) -> str:
-    """Hand over."""
-    return _gate_config(site, "require")
+def _newest(command: _Command) -> _Command:
+    """Return how the same is started on the libraries of a newer distribution."""
 
+    def start(site: Site, file: Path) -> list[str]:
+        program, *words = command(site, file)
+        return [*in_newest(site.newest, program), *words]
 
-def relay_config(site: Site) -> str:
-    """Do what the gate does where there is no kTLS."""
-    return _gate_config(site, "off")
-
-
-def nginx_config(site: Site, more: str = "") -> str:
-    """Terminate and proxy, with connections to the backend kept."""
-    temporary = "".join(
-        f"  {kind}_temp_path {site.folder}/{kind};\n"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    return f"""\
-daemon off;
-worker_processes 1;
-worker_rlimit_nofile {_MANY};
-pid {site.folder}/nginx.pid;
-error_log {site.folder}/nginx.err crit;
-events {{ worker_connections {_MANY}; multi_accept on; }}
-http {{
-  access_log off;
-{temporary}  client_max_body_size 0;
-  proxy_request_buffering off;
-  proxy_max_temp_file_size 0;
-  keepalive_requests 100000000;
-  ssl_protocols TLSv1.3;
-  ssl_ecdh_curve X25519;
-  ssl_certificate {site.certificate};
-  ssl_certificate_key {site.key};
-{more}  upstream backend {{
-    server unix:{site.http};
-    keepalive 256;
-    keepalive_requests 100000000;
-  }}
-  map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
-  server {{
-    listen 127.0.0.1:{site.port} ssl backlog=4096;
-    location / {{
-      proxy_pass http://backend;
-      proxy_http_version 1.1;
-      proxy_set_header Host $host;
-      proxy_set_header Connection $connection_upgrade;
-      proxy_set_header Upgrade $http_upgrade;
-      proxy_set_header X-Forwarded-For $remote_addr;
-      proxy_set_header X-Forwarded-Proto https;
-      proxy_read_timeout 600s;
-    }}
-  }}
-}}
-"""
-
-
-def nginx_ktls_config(site: Site) -> str:
-    """Do the same, with the keys that OpenSSL moves into the kernel."""
-    return nginx_config(site, "  ssl_conf_command Options KTLS;\n  sendfile on;\n")
-
-
-def _haproxy_config(site: Site, mode: str, more: str) -> str:
-    return f"""\
-global
-  nbthread 1
-  maxconn {_MANY // 2 - 100}
-  ssl-default-bind-options ssl-min-ver TLSv1.3
-  ssl-default-bind-curves X25519
-defaults
-  mode {mode}
-  timeout connect 5s
-  timeout client 600s
-  timeout server 600s
-  timeout tunnel 600s
-listen bench
-  bind 127.0.0.1:{site.port} ssl crt {site.pair} backlog 4096
-{more}"""
-
-
-def haproxy_config(site: Site) -> str:
-    """Proxy requests."""
-    more = f"""\
-  http-reuse always
-  option forwardfor
-  server backend unix@{site.http} pool-max-conn 256
-"""
-    return _haproxy_config(site, "http", more)
-
-
-def haproxy_tcp_config(site: Site) -> str:
-    """Relay bytes."""
-    return _haproxy_config(site, "tcp", f"  server backend unix@{site.http}\n")
-
-
-def hitch_config(site: Site) -> str:
-    """Relay bytes."""
-    return f"""\
-frontend = "[127.0.0.1]:{site.port}"
-backend = "{site.http}"
-pem-file = "{site.pair}"
-workers = 1
-backlog = 4096
-tls-protos = TLSv1.3
-user = "nobody"
-group = "nogroup"
-daemon = off
-syslog = off
-log-level = 0
-write-proxy-v2 = off
-"""
-
-
-def stunnel_config(site: Site) -> str:
-    """Relay bytes, with a thread for each connection."""
-    return f"""\
-foreground = yes
-pid =
-debug = 3
-sslVersionMin = TLSv1.3
-[bench]
-accept = 127.0.0.1:{site.port}
-connect = {site.http}
-cert = {site.pair}
-curves = X25519
-TIMEOUTidle = 600
-"""
+    return start
 
 
 def _nginx(site: Site, file: Path) -> list[str]:
@@ -210,6 +78,23 @@ def _relay(site: Site, file: Path) -> list[str]:
     return [site.python, "-m", "ktlsgate", "run", "-c", str(file)]
 
 
+def _haproxy(_: Site, file: Path) -> list[str]:
+    return ["haproxy", "-db", "-f", str(file)]
+
+
+def _hitch(_: Site, file: Path) -> list[str]:
+    return ["hitch", f"--config={file}"]
+
+
+def _stunnel(_: Site, file: Path) -> list[str]:
+    return ["stunnel4", str(file)]
+
+
+def _floor(site: Site, _: Path) -> list[str]:
+    words = (site.programs / "floor", site.port, site.certificate, site.key, site.handoff)
+    return [str(word) for word in words]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
     """A kind of server.
@@ -222,49 +107,102 @@ class Peer:
         configure: writes its configuration.
         command: starts it, in the foreground.
         hands_over: whether the client's socket leaves it.
+        is_clear: whether it leaves clear text on that socket, whatever the kernel can do.
         descriptors: that it needs for each connection held.
-        needs_ktls: whether without a kernel's kTLS it is the same as another one.
+        needs_ktls: whether without a kernel's kTLS it is the same as another one, or does nothing.
+        is_newest: whether it runs on the libraries of a newer distribution.
     """
 
     name: str
     title: str
     configure: Callable[[Site], str]
-    command: Callable[[Site, Path], list[str]]
+    command: _Command
     package: str = ""
     program: str = ""
     hands_over: bool = False
+    is_clear: bool = False
     descriptors: int = 2
     needs_ktls: bool = False
+    is_newest: bool = False
 
+
+def _newer(peer: Peer) -> Peer:
+    """Return the same peer from the newest distribution."""
+    return dataclasses.replace(
+        peer,
+        name=f"{peer.name}-new",
+        title=f"{peer.title}, newest",
+        command=_newest(peer.command),
+        package="",
+        program="",
+        is_newest=True,
+    )
+
+
+def _package(
+    name: str, title: str, configure: Callable[[Site], str], *, needs_ktls: bool = False
+) -> Peer:
+    """Return a peer that the distribution has."""
+    package, program, command = _PACKAGES[name.partition("-")[0]]
+    return Peer(
+        name=name,
+        title=title,
+        configure=configure,
+        command=command,
+        package=package,
+        program=program,
+        needs_ktls=needs_ktls,
+    )
+
+
+def _gate_peer(
+    name: str, title: str, configure: Callable[[Site], str], *, needs_ktls: bool = False
+) -> Peer:
+    return Peer(
+        name=name,
+        title=title,
+        configure=configure,
+        command=_gate,
+        hands_over=True,
+        descriptors=0,
+        needs_ktls=needs_ktls,
+    )
+
+
+_PACKAGES = {
+    "nginx": ("nginx", "nginx", _nginx),
+    "haproxy": ("haproxy", "haproxy", _haproxy),
+    "hitch": ("hitch", "hitch", _hitch),
+    "stunnel": ("stunnel4", "stunnel4", _stunnel),
+}
+
+_NGINX = _package(NGINX, "nginx", nginx_config)
+_HAPROXY = _package("haproxy", "haproxy http", haproxy_config)
+_FLOOR = Peer(
+    name="floor",
+    title="the same path in C",
+    configure=no_config,
+    command=_floor,
+    hands_over=True,
+    is_clear=True,
+    descriptors=0,
+)
 
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer(
-            name=NGINX,
-            title="nginx",
-            package="nginx",
-            program="nginx",
-            configure=nginx_config,
-            command=_nginx,
-        ),
-        Peer(
-            name="nginx-ktls",
-            title="nginx with kTLS",
-            package="nginx",
-            program="nginx",
-            configure=nginx_ktls_config,
-            command=_nginx,
+        _NGINX,
+        _newer(_NGINX),
+        _package("nginx-ktls", "nginx with kTLS", nginx_ktls_config, needs_ktls=True),
+        _gate_peer("gate", "ktlsgate, handing over", gate_config),
+        _gate_peer(
+            "gate-openssl",
+            "ktlsgate, handing over, engine openssl",
+            openssl_gate_config,
             needs_ktls=True,
         ),
-        Peer(
-            name="gate",
-            title="ktlsgate, handing over",
-            configure=gate_config,
-            command=_gate,
-            hands_over=True,
-            descriptors=0,
-        ),
+        _FLOOR,
+        _newer(_FLOOR),
         Peer(
             name="relay",
             title="ktlsgate, relaying",
@@ -272,38 +210,11 @@ PEERS = {
             command=_relay,
             descriptors=3,
         ),
-        Peer(
-            name="haproxy",
-            title="haproxy http",
-            package="haproxy",
-            program="haproxy",
-            configure=haproxy_config,
-            command=lambda _, file: ["haproxy", "-db", "-f", str(file)],
-        ),
-        Peer(
-            name="haproxy-tcp",
-            title="haproxy tcp",
-            package="haproxy",
-            program="haproxy",
-            configure=haproxy_tcp_config,
-            command=lambda _, file: ["haproxy", "-db", "-f", str(file)],
-        ),
-        Peer(
-            name="hitch",
-            title="hitch",
-            package="hitch",
-            program="hitch",
-            configure=hitch_config,
-            command=lambda _, file: ["hitch", f"--config={file}"],
-        ),
-        Peer(
-            name="stunnel",
-            title="stunnel",
-            package="stunnel4",
-            program="stunnel4",
-            configure=stunnel_config,
-            command=lambda _, file: ["stunnel4", str(file)],
-        ),
+        _HAPROXY,
+        _newer(_HAPROXY),
+        _package("haproxy-tcp", "haproxy tcp", haproxy_tcp_config),
+        _package("hitch", "hitch", hitch_config),
+        _package("stunnel", "stunnel", stunnel_config),
     )
 }
 

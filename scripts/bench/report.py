@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from .breakeven import LIVES, first_cheaper_request, life_cost
 from .goals import judge
+from .growth import LADDERS, Step
 from .idle import Held
 from .loads import Load
 from .peers import NGINX, PEERS
+from .pictures import TITLES
 from .results import Results
-from .stats import Spread
+from .stats import spread
 
 __all__ = ["markdown", "terminal"]
 
@@ -45,18 +48,14 @@ def _amount(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
 
 
-def _ratio(found: Spread | None) -> str:
-    return found.format() if found else _DASH
-
-
 def _titles(results: Results) -> list[str]:
     return [PEERS[name].title for name in results.servers]
 
 
 def _compare(results: Results, load: Load, server: str) -> str:
-    if server != NGINX:
-        return _ratio(results.ratio(load, server))
-    cost = results.cost(load, server)
+    ratio, cost = results.ratio(load, server), results.cost(load, server)
+    if ratio and server != results.reference(load):
+        return ratio.format()
     return f"{_amount(cost.median)} {load.unit}" if cost else _DASH
 
 
@@ -113,6 +112,39 @@ def life_rows(results: Results) -> list[list[str]]:
                 row.append(f"{_amount(cost)} CPU us" if is_nginx else f"{cost / reference:.2f}")
         rows.append(row)
     return rows if any(cell != _DASH for row in rows[1:] for cell in row[1:]) else rows[:1]
+
+
+def _step(results: Results, step: Step) -> str:
+    if step.is_short:
+        return f"{step.size:,}: stopped at {step.held:,}"
+    if ratio := results.growth_ratio(step):
+        return f"{step.size:,}: {ratio.format()}"
+    cost = spread(list(step.costs.values()))
+    return f"{step.size:,}: {_amount(cost.median)} CPU us" if cost else f"{step.size:,}: {_DASH}"
+
+
+def growth_rows(results: Results) -> list[list[str]]:
+    """Return what a connection handed over costs: with few, and ratios to that with more."""
+    ladders = [ladder for ladder in LADDERS.values() if results.climbed(ladder.name)]
+    if not ladders:
+        return []
+    cells = [[_step(results, step) for step in results.climbed(ladder.name)] for ladder in ladders]
+    width = max(map(len, cells))
+    heading = ["a connection handed over, by how many", "fewest", *["more"] * (width - 1)]
+    return [
+        heading,
+        *(
+            [ladder.title, *row, *[_DASH] * (width - len(row))]
+            for ladder, row in zip(ladders, cells, strict=True)
+        ),
+    ]
+
+
+def call_rows(results: Results) -> list[list[str]]:
+    """Return how many system calls a connection takes."""
+    found = {calls.server: f"{calls.total:.1f}" for calls in results.calls}
+    row = [found.get(server, _DASH) for server in results.servers]
+    return [["system calls", *_titles(results)], ["for a new connection", *row]] if found else []
 
 
 def _facts(results: Results) -> list[str]:
@@ -173,13 +205,15 @@ def _cheaper_lines(results: Results) -> list[str]:
     return [f"handing over is cheaper than nginx from request {number} on"] if number else []
 
 
+_MORE_ROWS = (life_rows, growth_rows, idle_rows, call_rows)
+
+
 def terminal(results: Results) -> str:
     """Write everything."""
     lines = [*_facts(results), *results.notes]
     if results.is_keyless:
         lines.append(_KEYLESS)
-    tables = (load_rows(results), rate_rows(results), life_rows(results), idle_rows(results))
-    for rows in tables:
+    for rows in (write(results) for write in (load_rows, rate_rows, *_MORE_ROWS)):
         if len(rows) > 1:
             lines += ["", *_columns(rows)]
     details = (
@@ -198,8 +232,8 @@ def terminal(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def markdown(results: Results) -> str:
-    """Write what the README shows."""
+def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
+    """Write what the README shows, with pictures from where they are."""
     facts = "; ".join(text for text in results.machine.values() if text)
     lines = [f"`{results.command}` on {facts}."]
     if results.is_keyless:
@@ -207,7 +241,9 @@ def markdown(results: Results) -> str:
     lines += [
         "nginx's own figure, and the others' ratio to it in the same round: median (quartiles)."
     ]
-    for rows in (load_rows(results), life_rows(results), idle_rows(results)):
+    for rows in (write(results) for write in (load_rows, *_MORE_ROWS)):
         if len(rows) > 1:
             lines += ["", *_table(rows)]
+    for picture in pictures:
+        lines += ["", f"![{TITLES[Path(picture).stem.rpartition('-')[2]]}]({picture})"]
     return "\n".join(lines) + "\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from .loads import Generator, Load, Slice, slice_arguments
+from .generator import Generator
+from .loads import Load, Slice
 from .servers import Server
 
 __all__ = ["Plan", "Series", "in_turn", "run_rounds"]
@@ -59,21 +60,10 @@ def run_rounds(
                 place = load.name, server.peer.name
                 if place in broken:
                     continue
-                slice_ = _run_one(server, load, generator, plan)
+                slice_ = generator.run(server, load.words_for(seconds=plan.seconds, bulk=plan.bulk))
                 series = found.setdefault(place, Series(load=place[0], server=place[1]))
                 if number >= 0 or not slice_.operations:
                     series.slices[max(number, 0)] = slice_
                 if not slice_.operations:
                     broken.add(place)
     return list(found.values())
-
-
-def _run_one(server: Server, load: Load, generator: Generator, plan: Plan) -> Slice:
-    arguments = slice_arguments(
-        load,
-        server.port,
-        seconds=plan.seconds,
-        bulk=plan.bulk,
-        is_clear=generator.is_clear(server),
-    )
-    return generator.run(server, arguments)

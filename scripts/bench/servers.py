@@ -23,13 +23,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
+from .configs import Site
 from .machine import BenchError, pinned
 from .measure import family
-from .peers import SYSTEM_PATH, Peer, Site
+from .peers import SYSTEM_PATH, Peer
 
 __all__ = [
     "KEYS",
+    "Keys",
     "Server",
+    "Setting",
     "free_port",
     "make_certificates",
     "run_backend",
@@ -37,7 +40,21 @@ __all__ = [
     "stop",
 ]
 
-KEYS = ("ec", "rsa")  # P-256 and 2048 bits
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """What a server shakes hands with: the kind of its certificate's key, and a group."""
+
+    certificate: str
+    group: str
+
+
+_GROUP = "X25519"
+KEYS = {  # ec is P-256, rsa 2048 bits
+    "ec": Keys(certificate="ec", group=_GROUP),
+    "rsa": Keys(certificate="rsa", group=_GROUP),
+    "mlkem": Keys(certificate="ec", group="X25519MLKEM768"),
+}
 _START_SECONDS = 20.0
 _STOP_SECONDS = 5.0
 _FIRST_PORT, _LAST_PORT = 18_000, 32_000  # below the ephemeral ones, which clients use up
@@ -46,8 +63,29 @@ _OPEN_FILES = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What all servers of a run share.
+
+    Attributes:
+        folder: with certificates and the backend's sockets.
+        programs: the folder of what was compiled.
+        cpu: where servers run.
+        python: the interpreter that runs the gate; our own if empty.
+        is_keyless: see `Site`.
+        newest: see `Site`.
+    """
+
+    folder: Path
+    programs: Path
+    cpu: int
+    python: str = ""
+    is_keyless: bool = True
+    newest: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """One that runs."""
+    """One that runs; ``key`` is one of `KEYS`."""
 
     peer: Peer
     key: str
@@ -176,41 +214,37 @@ def run_backend(folder: Path, programs: Path, cpu: int) -> Iterator[int]:
         yield pid
 
 
-@contextlib.contextmanager
-def run_server(
-    peer: Peer, key: str, folder: Path, *, port: int, cpu: int, python: str, is_keyless: bool
-) -> Iterator[Server]:
-    """Run one server on its port.
+def _site(setting: Setting, own: Path, keys: Keys, port: int) -> Site:
+    folder, certificate = setting.folder, keys.certificate
+    return Site(
+        folder=own,
+        port=port,
+        group=keys.group,
+        certificate=folder / f"{certificate}.crt",
+        key=folder / f"{certificate}.key",
+        pair=folder / f"{certificate}.pem",
+        http=folder / "http.sock",
+        handoff=folder / "handoff.sock",
+        programs=setting.programs,
+        python=setting.python or sys.executable,
+        is_keyless=setting.is_keyless,
+        newest=setting.newest,
+    )
 
-    Args:
-        peer: what kind.
-        key: of its certificate.
-        folder: with certificates and the backend's sockets.
-        port: on 127.0.0.1.
-        cpu: where it runs.
-        python: the interpreter that runs the gate; our own if empty.
-        is_keyless: see `Site`.
+
+@contextlib.contextmanager
+def run_server(peer: Peer, key: str, setting: Setting, *, port: int) -> Iterator[Server]:
+    """Run one server on a port of 127.0.0.1, with one of `KEYS`.
 
     Raises:
         BenchError: it did not start, with what it said.
     """
-    name = f"{peer.name}-{key}"
-    own = folder / name
+    own = setting.folder / f"{peer.name}-{key}"
     own.mkdir(exist_ok=True)
     own.chmod(0o777)  # some change their user
-    site = Site(
-        folder=own,
-        port=port,
-        certificate=folder / f"{key}.crt",
-        key=folder / f"{key}.key",
-        pair=folder / f"{key}.pem",
-        http=folder / "http.sock",
-        handoff=folder / "handoff.sock",
-        python=python or sys.executable,
-        is_keyless=is_keyless,
-    )
+    site = _site(setting, own, KEYS[key], port)
     file = own / "config"
     file.write_text(peer.configure(site), encoding="utf-8")
     _raise_open_files()
-    with _running(peer.command(site, file), cpu, own / "log", [port]) as pid:
+    with _running(peer.command(site, file), setting.cpu, own / "log", [port]) as pid:
         yield Server(peer=peer, key=key, port=port, pid=pid)

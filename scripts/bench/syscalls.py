@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .loads import Generator
+from .generator import Generator
 from .machine import BenchError
 from .servers import Server
 
 __all__ = ["Calls", "count_calls", "parse_calls"]
 
-_SECONDS = "60"  # bound
+_SECONDS = 60.0  # bound
 _STOP_SECONDS = 20.0
 # They leave the process only where the kernel has no vDSO, as in user-mode Linux.
 _IN_USER_SPACE = frozenset(("clock_gettime", "gettimeofday", "time", "getpid"))
@@ -97,14 +97,11 @@ def count_calls(
     found = []
     for server in servers:
         progress(f"system calls: {server.peer.title}")
-        arguments = ["conn", str(server.port), "-c", "16", "-n", str(count), "-d", _SECONDS]
-        if generator.is_clear(server):
-            arguments.append("-k")
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             table = Path(folder) / "table"
             process = _attach(server.pids, table)
             try:
-                slice_ = generator.run(server, arguments)
+                slice_ = generator.make(server, count, _SECONDS)
             finally:
                 _detach(process)
             calls = parse_calls(table.read_text(encoding="utf-8"))

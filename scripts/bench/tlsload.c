@@ -1,6 +1,6 @@
 /* Bounded closed-loop TLS 1.3 load on 127.0.0.1, for scripts/bench.
  *
- *   tlsload MODE PORT [-c CONNECTIONS] [-d SECONDS] [-n OPERATIONS] [-b BYTES] [-r] [-k]
+ *   tlsload MODE PORT [-c CONNECTIONS] [-d SECONDS] [-n OPERATIONS] [-b BYTES] [-g GROUP] [-r] [-k]
  *
  *   conn  connect, handshake, one request with "Connection: close", read to the end; again and again
  *   keep  requests one after the other on CONNECTIONS connections
@@ -8,10 +8,12 @@
  *   up    CONNECTIONS connections, each posts BYTES once
  *   idle  opens OPERATIONS connections, CONNECTIONS handshakes at a time, each an answered Upgrade;
  *         says how many it holds, holds them until standard input ends, and ends
+ *   half  the same with handshakes of which the server's part is done and the client's is not
  *
  * What counts in keep, down and up is not the handshake. So each connection is made and asked once
  * first; then the word "ready" is written, and the load begins when a line comes on standard input.
  *
+ *   -g  the one group that is offered for the key exchange: X25519 unless given
  *   -r  resume: each new connection offers the newest ticket that its slot was given
  *   -k  keyless: behind the handshake speak and expect clear text on the same TCP connection, as a
  *       gate does that has the session keys in a kernel which does not exist; tickets come sealed
@@ -164,23 +166,24 @@ static void drive(void)
 
 static void read_arguments(int count, char **words)
 {
-    static const char *names[] = {"conn", "keep", "down", "up", "idle"};
+    static const char *names[] = {"conn", "keep", "down", "up", "idle", "half"};
     int option, found = -1;
-    for (int i = 0; count > 2 && i < 5; i++)
+    for (int i = 0; count > 2 && i < 6; i++)
         if (strcmp(words[1], names[i]) == 0)
             found = i;
     while (found >= 0 && (optind = optind < 3 ? 3 : optind) &&
-           (option = getopt(count, words, "c:d:n:b:rk")) != -1)
+           (option = getopt(count, words, "c:d:n:b:g:rk")) != -1)
         switch (option) {
         case 'c': concurrency = atoi(optarg); break;
         case 'd': seconds = atof(optarg); break;
         case 'n': limit = atoll(optarg); break;
         case 'b': bulk = atoll(optarg); break;
+        case 'g': group = optarg; break;
         case 'r': resumes = true; break;
         case 'k': is_keyless = true; break;
         default: found = -1;
         }
-    if (found < 0 || (found == IDLE && limit < 1)) {
+    if (found < 0 || (found >= IDLE && limit < 1)) {
         fputs("tlsload: see the top of tlsload.c\n", stderr);
         exit(2);
     }
@@ -197,7 +200,7 @@ int main(int count, char **words)
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
     make_client();
-    if (mode == IDLE)
+    if (mode >= IDLE)
         hold();
     else
         drive();

@@ -2,37 +2,84 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
-from bench.cli import KINDS, ROOT, choose_peers, main, parse_options
+from bench import cli
+from bench.cli import choose_peers, main
 from bench.goals import GOALS
+from bench.growth import LADDERS
 from bench.loads import LOADS
 from bench.machine import choose_cpus, find_version, no_daemons, pinned
+from bench.options import KINDS, ROOT, parse_options
 from bench.peers import PEERS
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch):
+    """Whoever runs the tests, root runs the bench here."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+
+OLD = tuple(name for name, peer in PEERS.items() if not peer.is_newest)
 
 
 def test_without_options_everything_is_measured():
     options = parse_options([])
-    assert options.kinds == (*LOADS, "idle", "leak", "calls")
+    assert options.kinds == (*LOADS, *LADDERS, "idle", "leak", "calls")
+    assert options.newest
+    assert [ladder.sizes[-1] for ladder in options.ladders] == [1_000, 1_000, 15_000]
+    assert not options.compares
+    assert not options.is_recorded
     assert options.servers == tuple(PEERS)
     assert options.idle == (1_000, 5_000, 9_000, 15_000)
     assert options.leak == 50_000
     assert (options.plan.rounds, options.plan.seconds) == (15, 0.4)
-    assert options.record.parent == ROOT / "bench-results"
-    assert options.record.suffix == ".json"
+    assert options.json.parent == ROOT / "bench-results"
+    assert options.json.suffix == ".json"
     assert (options.readme, options.gate_python, options.programs) == (None, "", None)
 
 
 def test_quick_is_most_of_it_with_less_patience():
     quick, full = parse_options(["--quick"]), parse_options([])
-    assert quick.servers == full.servers
-    assert set(full.kinds) - set(quick.kinds) == {"rsa-resumed", "latency-64", "leak", "calls"}
+    assert quick.servers == OLD
+    left = {"rsa-resumed", "mlkem", "latency-64", *LADDERS, "leak", "calls"}
+    assert set(full.kinds) - set(quick.kinds) == left
     assert parse_options(["--quick", "--only", "calls"]).kinds == ("calls",)
     assert quick.plan.rounds < full.plan.rounds
     assert quick.idle == (1_000,)
     assert quick.leak < full.leak
+    (ladder,) = parse_options(["--quick", "--only", "held"]).ladders
+    assert ladder.sizes == (0, 1_000)
+
+
+@pytest.mark.parametrize(
+    ("words", "newest"),
+    [
+        ("", True),
+        ("--quick", False),
+        ("--quick --newest", True),
+        ("--no-newest", False),
+        ("--servers gate", False),
+        ("--servers gate --newest", True),
+        ("--servers gate,haproxy-new", True),
+        ("--servers gate --only conn,mlkem", True),
+        ("--servers gate --only mlkem --no-newest", False),
+    ],
+)
+def test_newest_programs_are_had_by_root_unless_nobody_needs_them(words, newest):
+    options = parse_options(words.split())
+    assert options.newest is newest
+    if not newest:
+        assert set(options.servers) <= set(OLD)
+
+
+def test_others_have_the_newest_only_if_they_ask(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert parse_options([]).servers == OLD
+    assert parse_options(["--newest"]).servers == tuple(PEERS)
 
 
 def test_only_chooses_measurements():
@@ -42,7 +89,7 @@ def test_only_chooses_measurements():
 
 
 def test_nginx_is_always_among_the_servers():
-    assert parse_options(["--servers", "relay,gate"]).servers == ("nginx", "gate", "relay")
+    assert parse_options(["--servers=relay,gate"]).servers == ("nginx", "gate", "relay")
 
 
 def test_who_needs_a_kernel_with_ktls_is_only_started_there():
@@ -59,7 +106,8 @@ def test_the_other_options():
             "--seconds=0.1",
             "--idle=20,10",
             "--leak=5",
-            "--record=a.json",
+            "--json=a.json",
+            "--record",
             "--readme",
             "--gate-python=/p",
             "--programs=/f",
@@ -67,7 +115,8 @@ def test_the_other_options():
     )
     assert (options.plan.rounds, options.plan.seconds) == (3, 0.1)
     assert (options.idle, options.leak) == ((10, 20), 5)
-    assert options.record == Path("a.json")
+    assert options.json == Path("a.json")
+    assert options.is_recorded
     assert options.readme == ROOT / "README.md"
     assert (options.gate_python, options.programs) == ("/p", Path("/f"))
 
@@ -76,7 +125,7 @@ def test_the_other_options():
     ("arguments", "said"),
     [
         (["--only", "conn,speed"], "no measurement speed; there are conn, resumed,"),
-        (["--servers", "caddy"], "no server caddy; there are nginx, nginx-ktls,"),
+        (["--servers", "caddy"], "no server caddy; there are nginx, nginx-new, nginx-ktls,"),
         (["--idle", "1,0"], "expected numbers of connections, got 1,0"),
         (["--idle", "many"], "expected numbers of connections, got many"),
     ],
@@ -92,20 +141,28 @@ def test_what_is_not_there_is_refused(arguments, said, capsys):
     [
         ([], "make bench"),
         (["--quick"], "make bench ARGS=--quick"),
-        (["--quick", "--record", "x.json", "--readme"], "make bench ARGS=--quick"),
+        (["--quick", "--json", "/x.json", "--record", "--readme"], "make bench ARGS=--quick"),
+        (["--json=/x.json", "--quick", "--programs=/p"], "make bench ARGS=--quick"),
+        (["--programs", "/p", "--gate-python", "/p", "--quick"], "make bench ARGS=--quick"),
         (["--readme"], "make bench"),
         (["--only", "conn", "--rounds", "3"], "make bench ARGS='--only conn --rounds 3'"),
     ],
 )
-def test_the_command_that_repeats_a_run_leaves_out_where_it_was_written(arguments, command):
+def test_the_command_that_repeats_a_run_leaves_out_every_path(arguments, command):
     assert parse_options(arguments).command == command
 
 
 def test_a_run_that_cannot_be_is_one_line(tmp_path, capsys):
-    record = str(tmp_path / "r.json")
     options = ["--programs", str(tmp_path), "--only", "leak", "--servers", "gate"]
-    assert main([*options, "--record", record]) == 1
+    assert main([*options, "--json", str(tmp_path / "r.json")]) == 1
     said = f"bench: expected a program {tmp_path}/tlsload, got none\n"
+    assert capsys.readouterr() == ("", said)
+
+
+def test_to_compare_measures_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "HISTORY", tmp_path)
+    assert main(["--compare"]) == 1
+    said = "bench: expected two points in the history, got 0: see --record\n"
     assert capsys.readouterr() == ("", said)
 
 
@@ -159,6 +216,11 @@ def test_versions_are_found_in_what_programs_say(package, text, version):
     assert find_version(package, text) == version
 
 
+def test_the_pictures_that_the_readme_shows_are_there():
+    shown = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (ROOT / "README.md").read_text())
+    assert [name for name in shown if not (ROOT / name).is_file()] == []
+
+
 def test_the_readme_names_the_command_and_has_room_for_the_table():
     readme = (ROOT / "README.md").read_text()
     assert "\nmake bench " in readme
@@ -168,5 +230,5 @@ def test_the_readme_names_the_command_and_has_room_for_the_table():
 
 
 def test_every_kind_of_measurement_has_its_goals():
-    assert set(KINDS) == {*LOADS, "idle", "leak", "calls"}
-    assert len(GOALS) == 15
+    assert set(KINDS) == {*LOADS, *LADDERS, "idle", "leak", "calls"}
+    assert len(GOALS) == 18

@@ -1,16 +1,9 @@
-"""What the bench asks of apt and of the lab."""
+"""What the bench asks of the lab."""
 
 from pathlib import Path
 
 import pytest
-from bench.lab import download_command, guest_command, main
-
-
-def test_the_package_comes_from_the_roots_own_lists_and_nothing_is_written_there():
-    command = download_command(Path("/root-of-suite"), Path("/ours"))
-    assert command[-2:] == ["download", "nginx"]
-    assert "Dir=/root-of-suite" in command
-    assert "Dir::Cache=/ours" in command
+from bench.lab import guest_command, main
 
 
 def test_the_guest_gets_the_checkout_and_the_programs():
@@ -20,7 +13,7 @@ def test_the_guest_gets_the_checkout_and_the_programs():
     assert command[2:4] == ["run", "forky"]
     assert command[-1] == (
         'PATH="$PWD/bin:$PATH" PYTHONPATH=.:scripts python3 -m bench'
-        " --programs bin --record /tmp/bench.json --only conn,keep"
+        " --programs bin --no-newest --json /tmp/bench.json --only conn,keep"
     )
 
 

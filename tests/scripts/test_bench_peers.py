@@ -1,9 +1,11 @@
 """The configurations: as equal as the programs allow, and read by the gate without complaint."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
-from bench.peers import NGINX, PEERS, Peer, Site, absent_packages, is_installed
+from bench.configs import Site, gate_config
+from bench.peers import NGINX, PEERS, Peer, absent_packages, in_newest, is_installed
 
 from ktlsgate.config import EngineChoice, KtlsPolicy
 from ktlsgate.service.config_file import parse_config
@@ -14,13 +16,16 @@ def site(tmp_path) -> Site:
     return Site(
         folder=tmp_path / "own",
         port=18_001,
+        group="X25519",
         certificate=tmp_path / "ec.crt",
         key=tmp_path / "ec.key",
         pair=tmp_path / "ec.pem",
         http=tmp_path / "http.sock",
         handoff=tmp_path / "handoff.sock",
+        programs=tmp_path / "programs",
         python="/bin/python3",
         is_keyless=True,
+        newest=tmp_path / "newest",
     )
 
 
@@ -28,15 +33,36 @@ def read(site, name):
     return parse_config(PEERS[name].configure(site), name="config", folder=site.folder)
 
 
-@pytest.mark.parametrize(("name", "policy"), [("gate", "REQUIRE"), ("relay", "OFF")])
-def test_the_gate_reads_its_configuration(site, name, policy):
+@pytest.mark.parametrize(
+    ("name", "policy", "engine"),
+    [
+        ("gate", "REQUIRE", "DIRECT"),
+        ("gate-openssl", "REQUIRE", "OPENSSL"),
+        ("relay", "OFF", "DIRECT"),
+    ],
+)
+def test_the_gate_reads_its_configuration(site, name, policy, engine):
     config = read(site, name)
     (listener,) = config.listeners
     assert (listener.address, listener.ktls) == ("127.0.0.1:18001", KtlsPolicy[policy])
-    assert listener.engine is EngineChoice.DIRECT
+    assert listener.engine is EngineChoice[engine]
     (route,) = config.routes
     assert route.backend.address == str(site.handoff)
+    assert route.hosts == ("localhost",)
     assert config.limits.max_connections == 20_000
+
+
+def test_a_gate_can_have_other_routes_in_front_of_the_one_that_is_taken(site):
+    config = parse_config(gate_config(site, other_hosts=2), name="config", folder=site.folder)
+    hosts = [route.hosts for route in config.routes]
+    assert hosts == [("host-0.example",), ("host-1.example",), ("localhost",)]
+    assert config.limits == read(site, "gate").limits
+
+
+def test_a_gate_can_wait_longer_for_a_handshake(site):
+    text = gate_config(site, handshake_timeout=3600)
+    config = parse_config(text, name="config", folder=site.folder)
+    assert config.limits.handshake_timeout == 3600
 
 
 def test_no_server_writes_a_line_for_each_connection(site):
@@ -63,6 +89,12 @@ def test_nginx_with_ktls_differs_in_that_alone(site):
     added = [line for line in other if line not in plain]
     assert added == ["  ssl_conf_command Options KTLS;", "  sendfile on;"]
     assert [line for line in other if line not in added] == plain
+
+
+@pytest.mark.parametrize("name", PROXIES)
+def test_every_peer_offers_the_one_group(site, name):
+    site = dataclasses.replace(site, group="X25519MLKEM768")
+    assert PEERS[name].configure(site).count("X25519MLKEM768") == 1
 
 
 @pytest.mark.parametrize("name", PROXIES)
@@ -94,6 +126,42 @@ def test_the_gate_is_started_keyless_only_where_no_kernel_takes_keys(site):
     assert PEERS["gate"].command(site, file) == keyless
     real = ["/bin/python3", "-m", "ktlsgate", "run", "-c", "/x/config"]
     assert PEERS["relay"].command(site, file) == real
+
+
+def test_the_floor_is_told_everything_on_its_command_line(site):
+    words = PEERS["floor"].command(site, Path("/x/config"))
+    assert words == [
+        str(site.programs / "floor"), "18001", str(site.certificate), str(site.key),
+        str(site.handoff),
+    ]  # fmt: skip
+    assert PEERS["floor"].configure(site) == ""
+
+
+NEWER = {name: peer for name, peer in PEERS.items() if peer.is_newest}
+
+
+def test_three_are_there_from_a_newer_distribution_too():
+    assert list(NEWER) == ["nginx-new", "floor-new", "haproxy-new"]
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_a_newer_program_differs_in_its_loader_and_libraries_alone(site, name):
+    older, file = PEERS[name.removesuffix("-new")], Path("/x/config")
+    assert NEWER[name].configure(site) == older.configure(site)
+    program, *words = older.command(site, file)
+    place = site.newest
+    loader = [
+        f"{place}/ld.so",
+        "--library-path",
+        f"{place}/lib",
+        f"{place}/bin/{Path(program).name}",
+    ]
+    assert NEWER[name].command(site, file) == [*loader, *words]
+    assert is_installed(NEWER[name]), "nobody asks the distribution for it"
+
+
+def test_without_newer_libraries_a_program_is_itself():
+    assert in_newest(None, "nginx") == ["nginx"]
 
 
 def test_nginx_is_the_first_and_what_is_compared_with():

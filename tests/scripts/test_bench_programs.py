@@ -1,21 +1,34 @@
 """The C programs and the keyless gate, compiled and run once on loopback."""
 
+import contextlib
+import dataclasses
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from bench.generator import Generator
+from bench.growth import LADDERS, climb
 from bench.idle import hold_idle
 from bench.leak import count_leaks
-from bench.loads import LOADS, Generator, slice_arguments
+from bench.loads import LOADS
 from bench.machine import BenchError, build_programs
 from bench.measure import count_descriptors
 from bench.peers import PEERS
 from bench.rounds import Plan, in_turn, run_rounds
-from bench.servers import KEYS, free_port, make_certificates, run_backend, run_server
+from bench.servers import (
+    KEYS,
+    Setting,
+    free_port,
+    make_certificates,
+    run_backend,
+    run_server,
+)
 from bench.syscalls import count_calls
 
 CPUS = sorted(os.sched_getaffinity(0))
@@ -42,22 +55,14 @@ def site(programs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     make_certificates(folder)
     with run_backend(folder, programs, CPUS[-1]) as backend:
-        program = programs / "tlsload"
-        yield folder, Generator(program=program, cpu=CPUS[-1], backend=backend, is_keyless=True)
+        program = [str(programs / "tlsload")]
+        setting = Setting(folder=folder, programs=programs, cpu=CPUS[0])
+        yield setting, Generator(program=program, cpu=CPUS[-1], backend=backend, is_keyless=True)
 
 
-@pytest.fixture(scope="module", params=["gate", "relay"])
+@pytest.fixture(scope="module", params=["gate", "floor", "relay"])
 def server(request, site):
-    folder, _ = site
-    with run_server(
-        PEERS[request.param],
-        "ec",
-        folder,
-        port=free_port(set()),
-        cpu=CPUS[0],
-        python="",
-        is_keyless=True,
-    ) as running:
+    with run_server(PEERS[request.param], "ec", site[0], port=free_port(set())) as running:
         yield running
 
 
@@ -98,9 +103,7 @@ def test_every_load_goes_through_the_gate_without_an_error(site, server, name):
 @pytest.mark.parametrize(("name", "first"), [("conn", None), ("resumed", 16)])
 def test_sessions_are_resumed_by_the_load_that_is_named_so(site, server, name, first):
     generator = site[1]
-    clear = generator.is_clear(server)
-    arguments = slice_arguments(LOADS[name], server.port, seconds=30, bulk=1, is_clear=clear)
-    slice_ = generator.run(server, [*arguments, "-n", "60"])
+    slice_ = generator.run(server, [*LOADS[name].words_for(seconds=30, bulk=1), "-n", "60"])
     assert slice_.operations >= 60
     assert slice_.resumed == (0 if first is None else slice_.operations - first)
 
@@ -144,13 +147,81 @@ def test_a_server_that_is_gone_is_an_error_and_not_asked_again(site, server):
     assert (held.held, held.is_short) == (0, True)
 
 
-@pytest.mark.parametrize("words", [[], ["fast", "1"], ["conn"], ["conn", "1", "-z"], ["idle", "1"]])
+@pytest.mark.parametrize(
+    "words", [[], ["fast", "1"], ["conn"], ["conn", "1", "-z"], ["idle", "1"], ["half", "1"]]
+)
 def test_the_load_generator_refuses_what_it_does_not_know(programs, words):
     done = subprocess.run(
         [programs / "tlsload", *words], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert done.stderr.endswith("tlsload: see the top of tlsload.c\n")
+
+
+def test_a_group_that_openssl_does_not_know_is_refused_by_name(site):
+    said = site[1].refuses("X9.99")
+    assert said.startswith("tlsload: no group X9.99 in OpenSSL ")
+    assert site[1].refuses("X25519") == ""
+
+
+@pytest.mark.parametrize("mode", ["idle", "half"])
+def test_connections_are_held_in_both_stages_and_given_back(site, server, idle, quiet, mode):
+    with site[1].holding(server, mode, 12) as holding:
+        assert (holding.held, holding.first_error) == (12, "")
+        if mode == "half":  # nobody can have handed them over
+            assert count_descriptors(server.pids) >= idle + 12
+
+
+@pytest.mark.parametrize("name", LADDERS)
+def test_every_ladder_can_be_climbed(site, name):
+    @contextlib.contextmanager
+    def start(peer):
+        with run_server(peer, "ec", site[0], port=free_port(ports)) as running:
+            yield [running]
+
+    ports: set[int] = set()
+    plan = Plan(rounds=1, seconds=0.05, bulk=1)
+    steps = climb(LADDERS[name].up_to(10), start, site[1], plan, lambda _: None)
+    assert [(step.ladder, step.size) for step in steps] == [
+        (name, size) for size in LADDERS[name].sizes if size <= 10
+    ]
+    assert not any(step.is_short or step.first_error for step in steps)
+    assert [list(step.costs) for step in steps] == [[0]] * len(steps)
+
+
+def test_the_floor_refuses_what_it_does_not_know(programs):
+    done = subprocess.run([programs / "floor", "1"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "floor: see the top of gate.c\n")
+
+
+def test_the_floor_tells_the_backend_what_the_gate_tells_it(programs, site, tmp_path):
+    heads = [handed_over(name, site[0], tmp_path) for name in ("gate", "floor")]
+    ours, theirs = (dict(zip(parts[::2], parts[1::2], strict=True)) for parts in heads)
+    assert list(theirs) == list(ours)
+    differ = {name for name in ours if ours[name] != theirs[name]}
+    assert differ <= {b"REMOTE_PORT", b"SERVER_PORT"}
+
+
+def handed_over(name, setting, folder):
+    """Return the names and values that a backend of ours gets, one after the other."""
+    own = folder / name
+    own.mkdir()
+    make_certificates(own)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(own / "handoff.sock"))
+        listener.listen()
+        setting = dataclasses.replace(setting, folder=own)
+        with run_server(PEERS[name], "ec", setting, port=free_port(set())) as server:
+            command = [setting.programs / "tlsload", "conn", str(server.port), "-n", "1", "-k"]
+            with subprocess.Popen([*command, "-d", "20"], stdout=subprocess.PIPE) as client:
+                with listener.accept()[0] as gate:
+                    head, (descriptor,), _, _ = socket.recv_fds(gate, 65536, 1)
+                os.write(descriptor, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                os.close(descriptor)
+                assert json.loads(client.stdout.read())["operations"] == 1
+    length, _, rest = head.partition(b":")
+    assert (len(rest), rest[-2:]) == (int(length) + 1, b"\0,")
+    return rest[:-2].split(b"\0")
 
 
 def test_the_backend_refuses_what_it_does_not_know(programs):

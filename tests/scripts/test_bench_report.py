@@ -1,109 +1,21 @@
-"""From slices to tables, verdicts, the README and the picture."""
+"""From slices to tables, verdicts and the README."""
 
 import json
-import xml.etree.ElementTree as ET
 
 import pytest
 from bench.breakeven import LIVES, first_cheaper_request, life_cost
-from bench.chart import draw
 from bench.goals import GOALS, Goal, Verdict, judge
-from bench.idle import Held
-from bench.leak import Leak
-from bench.loads import LOADS, Slice
+from bench.loads import LOADS
 from bench.machine import BenchError
 from bench.readme import BEGIN, END, replace_table
 from bench.report import markdown, terminal
 from bench.results import Results
-from bench.rounds import Series
-from bench.syscalls import Calls
-
-SERVERS = ["nginx", "gate", "relay", "haproxy", "haproxy-tcp"]
-
-
-def one(cpu_us=0.0, *, operations=1000, errors=0, p50=500.0, gigabytes=0.0, backend_us=0.0):
-    """A slice whose operations cost so much."""
-    return Slice(
-        operations=operations,
-        errors=errors,
-        resumed=0,
-        bytes=int(gigabytes * 1e9),
-        wall=0.5,
-        p50_us=p50,
-        p99_us=2 * p50,
-        first_error="receive: Connection reset by peer" if errors else "",
-        server_cpu=cpu_us * operations / 1e6,
-        backend_cpu=backend_us * operations / 1e6,
-    )
-
-
-def series(load, server, *slices):
-    return Series(load=load, server=server, slices=dict(enumerate(slices)))
-
-
-def bulk(cpu_seconds):
-    """A slice of one gigabyte."""
-    return one(cpu_seconds * 1e6, operations=1, gigabytes=1.0)
-
-
-def held(server, asked, *, got=None, pss=0, rss=0, entries=0):
-    return Held(
-        server=server,
-        asked=asked,
-        held=asked if got is None else got,
-        rss=40_000 + rss,
-        pss=30_000 + pss,
-        pss_before=30_000,
-        descriptors=12,
-        descriptors_before=10,
-        epoll_entries=3 + entries,
-        epoll_entries_before=3,
-        first_error="",
-    )
+from helpers.bench_results import SERVERS, held, one, series, some_results
 
 
 @pytest.fixture
 def results() -> Results:
-    made = [
-        series("conn", "nginx", one(200, backend_us=20), one(400, backend_us=20)),
-        series("conn", "gate", one(220, backend_us=40), one(420, backend_us=40)),
-        series("keep", "nginx", one(16), one(16)),
-        series("keep", "gate", one(0.2, operations=1600), one(0.2, operations=1600)),
-        series("keep", "relay", one(18, errors=2), one(18)),
-        series("keep", "haproxy-tcp", one(15), one(15)),
-        series("latency-1", "nginx", one(1, p50=600)),
-        series("latency-1", "gate", one(1, p50=660)),
-        series("down", "nginx", bulk(0.7)),
-        series("down", "gate", bulk(0.0)),
-        series("down", "relay", bulk(0.5)),
-        series("down", "haproxy", bulk(0.5)),
-    ]
-    return Results(
-        machine={"machine": "a machine", "peers": "nginx 1.26", "gate": ""},
-        command="make bench ARGS=--quick",
-        is_keyless=True,
-        servers=SERVERS,
-        notes=["left out: hitch: not installed (Debian: apt-get install hitch)"],
-        series=made,
-        idle=[
-            held("nginx", 1_000, pss=50_000),
-            held("gate", 1_000, rss=100),
-            held("gate", 15_000, rss=356, entries=0),
-            held("nginx", 15_000, got=9_990),
-            held("nginx", 5_000, pss=250_000),
-            held("relay", 5_000, pss=125_000),
-        ],
-        leaks=[
-            Leak(
-                server="gate",
-                connections=50_000,
-                errors=0,
-                rss=(37_888, 37_900, 37_900, 37_990, 37_990),
-                descriptors_before=10,
-                descriptors=10,
-            )
-        ],
-        calls=[Calls(server="gate", connections=100, calls={"recvfrom": 900, "brk": 3})],
-    )
+    return some_results()
 
 
 def test_what_counts_is_the_median_of_the_rounds(results):
@@ -185,6 +97,64 @@ def test_each_goal_that_was_measured_is_judged(results):
     }
 
 
+def test_system_calls_are_judged_where_the_kernel_has_ktls(results):
+    def judged() -> list[float]:
+        return [v.figure for v in judge(results) if v.goal.title.startswith("system calls")]
+
+    assert judged() == []
+    results.is_keyless = False
+    assert judged() == [pytest.approx(9.03)]
+
+
+@pytest.mark.parametrize(
+    ("reference", "title"),
+    [("floor", "the same path in C"), ("nginx-ktls", "through nginx with kTLS")],
+)
+def test_a_connection_is_judged_beside_the_floor_and_nginx_with_ktls(results, reference, title):
+    results.series.append(series("conn", reference, one(200), one(400)))
+    figures = {v.goal.title: v.figure for v in judge(results)}
+    (found,) = [name for name in figures if name.endswith(title)]
+    assert figures[found] == pytest.approx((1.1 + 1.05) / 2)
+
+
+def test_where_nginx_is_not_able_the_newest_takes_its_place(results):
+    results.servers = ["nginx", "nginx-new", "gate"]
+    results.series += [
+        series("mlkem", "nginx-new", one(200), one(200)),
+        series("mlkem", "gate", one(300), one(300)),
+    ]
+    assert results.reference(LOADS["conn"]) == "nginx"
+    assert results.reference(LOADS["mlkem"]) == "nginx-new"
+    cells = rows(markdown(results), "new connection, X25519MLKEM768")
+    assert cells == ["-", "200 CPU us", "1.50 (1.50-1.50)"]
+
+
+def test_where_no_nginx_is_able_each_has_its_own_figure(results):
+    results.series.append(series("mlkem", "gate", one(300), one(300)))
+    assert rows(markdown(results), "new connection, X25519MLKEM768")[:2] == ["-", "300 CPU us"]
+
+
+def test_growth_is_the_smallest_steps_figure_and_the_others_ratios(results):
+    text = markdown(results)
+    heading = "| a connection handed over, by how many | fewest | more | more |"
+    assert heading in text.splitlines()
+    assert rows(text, "routes") == [
+        "1: 450 CPU us", "10: 1.01 (1.01-1.01)", "1,000: 1.20 (1.20-1.20)",
+    ]  # fmt: skip
+    assert rows(text, "connections held, handed over") == [
+        "0: 500 CPU us", "1,000: stopped at 990", "-",
+    ]  # fmt: skip
+
+
+def test_the_markdown_has_system_calls_and_pictures(results):
+    text = markdown(results, ["docs/bench-cpu.svg", "docs/bench-memory.svg"])
+    assert rows(text, "for a new connection")[:2] == ["18.5", "9.0"]
+    assert text.endswith(
+        "\n\n![CPU time for each load, relative to nginx](docs/bench-cpu.svg)"
+        "\n\n![Memory of a server, by how many idle connections it has](docs/bench-memory.svg)\n"
+    )
+
+
 def test_nothing_measured_is_nothing_judged():
     empty = Results(machine={}, command="", is_keyless=True, servers=[])
     assert judge(empty) == []
@@ -225,6 +195,7 @@ def test_the_terminal_gets_everything(results):
         " descriptors 10 -> 10; 0 errors"
     ) in lines
     assert "gate, system calls for a connection: 9.0: recvfrom 9.0" in lines
+    assert "for a new connection   18.5                     9.0                   -" in text
     failed = "relay, request on a kept connection: 2 errors"
     assert f"{failed}, the first: receive: Connection reset by peer" in lines
     assert "handing over is cheaper than nginx from request 3 on" in lines
@@ -251,8 +222,9 @@ def test_the_markdown_has_nginxs_figures_and_the_others_ratios(results):
 
 
 def test_every_row_of_a_table_has_all_columns(results):
-    tables = [line for line in markdown(results).splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in tables} == {len(SERVERS) + 2}
+    for table in markdown(results).split("\n\n")[1:]:
+        widths = {line.count("|") for line in table.splitlines()}
+        assert widths == {5 if "fewest" in table else len(SERVERS) + 2}
 
 
 def test_with_real_keys_nothing_is_said_of_clear_text(results):
@@ -267,7 +239,7 @@ def test_an_empty_run_says_its_facts_only():
 
 def test_the_json_keeps_every_slice_and_the_verdicts(results):
     whole = json.loads(results.to_json([verdict.to_dict() for verdict in judge(results)]))
-    assert whole["schema"] == 1
+    assert whole["schema"] == 2
     assert whole["series"][0]["slices"]["1"]["server_cpu"] == pytest.approx(0.4)
     assert whole["goals"][0] == {
         "title": "CPU of a connection handed over / of one through nginx",
@@ -290,21 +262,3 @@ def test_the_table_goes_between_the_markers():
 def test_markers_that_are_not_there_once_are_an_error(text):
     with pytest.raises(BenchError, match="once each"):
         replace_table(text, "new\n")
-
-
-def test_the_picture_is_svg_with_a_bar_for_each_ratio(results):
-    root = ET.fromstring(draw(results))
-    bars = [e for e in root.iter("{http://www.w3.org/2000/svg}rect") if e.get("x")]
-    assert len(bars) == 2 + 4 + 2 + 4
-    texts = [e.text for e in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert "download: CPU time" in texts
-    assert "time of a new connection, 1 at once: time" in texts
-    assert "1.07" in texts
-
-
-def test_a_bar_that_is_too_long_is_cut_and_its_figure_is_not(results):
-    results.series[1] = series("conn", "gate", one(2000))
-    root = ET.fromstring(draw(results))
-    widths = [float(e.get("width")) for e in root.iter() if e.get("x") and e.get("fill")]
-    assert max(widths) == 400
-    assert "10.00" in draw(results)

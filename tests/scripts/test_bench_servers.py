@@ -11,7 +11,7 @@ import pytest
 from bench.machine import BenchError
 from bench.measure import family
 from bench.peers import Peer
-from bench.servers import KEYS, free_port, make_certificates, run_server, stop
+from bench.servers import KEYS, Setting, free_port, make_certificates, run_server, stop
 
 from ktlsgate.config import Certificate
 from ktlsgate.service.certificates import load_identity
@@ -31,18 +31,22 @@ def peer(text: str) -> Peer:
     return Peer(
         name="fake",
         title="fake",
-        configure=lambda site: f"port {site.port}, {site.is_keyless}\n",
+        configure=lambda site: (
+            f"port {site.port}, {site.is_keyless}, {site.group}, {site.pair.name}\n"
+        ),
         command=lambda site, file: [sys.executable, "-c", text, str(site.port), str(file)],
     )
 
 
 def run(text, folder, port):
-    return run_server(peer(text), "ec", folder, port=port, cpu=CPU, python="", is_keyless=True)
+    return run_server(
+        peer(text), "mlkem", Setting(folder=folder, programs=folder, cpu=CPU), port=port
+    )
 
 
 def test_certificates_of_both_kinds_are_such_as_the_gate_takes(tmp_path):
     make_certificates(tmp_path)
-    for key in KEYS:
+    for key in {keys.certificate for keys in KEYS.values()}:
         identity = load_identity(
             Certificate(file=f"{tmp_path}/{key}.crt", key=f"{tmp_path}/{key}.key")
         )
@@ -76,7 +80,8 @@ def test_a_server_runs_on_its_cpu_with_its_configuration_until_the_block_ends(tm
         assert os.sched_getaffinity(server.pid) == {CPU}
         with socket.create_connection(("127.0.0.1", port)):
             pass
-    assert (tmp_path / "fake-ec" / "config").read_text() == f"port {port}, True\n"
+    said = (tmp_path / "fake-mlkem" / "config").read_text()
+    assert said == f"port {port}, True, X25519MLKEM768, ec.pem\n"
     with pytest.raises(ProcessLookupError):
         os.kill(server.pid, 0)
 
