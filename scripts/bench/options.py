@@ -13,7 +13,7 @@ from pathlib import Path
 from . import __doc__ as description
 from .growth import LADDERS, Ladder
 from .loads import LOADS, Load
-from .peers import NGINX, PEERS
+from .peers import NGINX, NGINXES, PEERS
 from .rounds import Plan
 
 __all__ = ["CALLS", "IDLE", "KINDS", "LEAK", "ROOT", "Options", "parse_options"]
@@ -163,11 +163,13 @@ def parse_options(arguments: Sequence[str]) -> Options:
     given = _parser().parse_args(arguments)
     usual = _QUICK if given.quick else _FULL
     started = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
+    kinds = given.only or (_QUICK_KINDS if given.quick else KINDS)
     newest = _wants_newest(given)
     # Ratios are to nginx: without it there is nothing to say.
-    names = {NGINX, *(given.servers or PEERS)}
+    references = NGINXES if any(kind in _NEW_LOADS for kind in kinds) else (NGINX,)
+    names = {*references, *(given.servers or PEERS)}
     return Options(
-        kinds=given.only or (_QUICK_KINDS if given.quick else KINDS),
+        kinds=kinds,
         servers=tuple(n for n, peer in PEERS.items() if n in names and newest >= peer.is_newest),
         newest=newest,
         plan=Plan(

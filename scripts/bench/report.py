@@ -238,9 +238,10 @@ def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
     lines = [f"`{results.command}` on {facts}."]
     if results.is_keyless:
         lines.append(_KEYLESS)
-    lines += [
-        "nginx's own figure, and the others' ratio to it in the same round: median (quartiles)."
-    ]
+    lines.append(
+        "nginx's own figure (the newest's where nginx itself is not able), and the others' ratio"
+        " to it in the same round: median (quartiles)."
+    )
     for rows in (write(results) for write in (load_rows, *_MORE_ROWS)):
         if len(rows) > 1:
             lines += ["", *_table(rows)]

@@ -92,6 +92,13 @@ def test_nginx_is_always_among_the_servers():
     assert parse_options(["--servers=relay,gate"]).servers == ("nginx", "gate", "relay")
 
 
+def test_the_newest_nginx_is_among_them_where_nginx_may_not_be_able():
+    options = parse_options(["--servers=gate", "--only=conn,mlkem"])
+    assert options.servers == ("nginx", "nginx-new", "gate")
+    options = parse_options(["--servers=gate", "--only=conn,mlkem", "--no-newest"])
+    assert options.servers == ("nginx", "gate")
+
+
 def test_who_needs_a_kernel_with_ktls_is_only_started_there():
     options = dataclasses.replace(parse_options([]), servers=("gate", "relay"))
     assert choose_peers(options, has_ktls=False) == ([PEERS["gate"], PEERS["relay"]], [])
