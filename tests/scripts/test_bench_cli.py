@@ -4,17 +4,22 @@ import dataclasses
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from bench import cli
 from bench.cli import choose_peers, main
+from bench.generator import Generator
 from bench.goals import GOALS
 from bench.growth import LADDERS
 from bench.loads import LOADS
-from bench.machine import choose_cpus, find_version, no_daemons, pinned
+from bench.machine import BenchError, choose_cpus, find_version, no_daemons, pinned
 from bench.options import KINDS, ROOT, parse_options
-from bench.peers import PEERS
+from bench.peers import PEERS, Peer
+from bench.readme import BEGIN, END
+from bench.servers import Setting
+from helpers.bench_results import some_results
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +176,63 @@ def test_to_compare_measures_nothing(tmp_path, capsys, monkeypatch):
     assert main(["--compare"]) == 1
     said = "bench: expected two points in the history, got 0: see --record\n"
     assert capsys.readouterr() == ("", said)
+
+
+def test_newest_programs_that_cannot_be_had_are_one_line(tmp_path, monkeypatch):
+    def refuse(folder, programs):
+        assert [program.name for program in programs] == ["tlsload", "backend", "floor"]
+        raise BenchError("no network")
+
+    monkeypatch.setattr(cli, "make_newest", refuse)
+    notes: list[str] = []
+    assert cli._newest(parse_options(["--newest"]), tmp_path, tmp_path, notes) is None
+    assert notes == ["left out: the newest nginx and haproxy: no network"]
+    assert cli._newest(parse_options(["--no-newest"]), tmp_path, tmp_path, notes) is None
+    assert len(notes) == 1
+
+
+def test_who_does_not_start_is_left_out_with_one_line(tmp_path):
+    peer = Peer(
+        name="fake",
+        title="a fake",
+        configure=lambda site: "",
+        command=lambda site, file: [sys.executable, "-c", "import sys; sys.exit('line\\nline')"],
+    )
+    setting = Setting(folder=tmp_path, programs=tmp_path, cpu=min(os.sched_getaffinity(0)))
+    generator = Generator(program=[], cpu=0, backend=0, is_keyless=True)
+    bench = cli._Bench(parse_options([]), setting, generator)
+    with bench._started([peer], ["rsa", "mlkem"]) as servers:
+        assert servers == []
+    python = Path(sys.executable).name
+    assert bench.notes == [
+        f"left out: a fake (rsa): {python} did not start: line line",
+        "left out of X25519MLKEM768: a fake, which does not start with it",
+    ]
+
+
+def test_a_run_is_written_where_it_was_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    monkeypatch.setattr(cli, "HISTORY", tmp_path / "history")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    options = parse_options(["--json", str(tmp_path / "raw" / "a.json"), "--record", "--readme"])
+    cli._write(some_results(), dataclasses.replace(options, readme=readme))
+    written = [Path(line).relative_to(tmp_path) for line in capsys.readouterr().out.split()]
+    (point,) = (tmp_path / "history").iterdir()
+    assert list(map(str, written)) == [
+        "raw/a.json", "raw/a-cpu.svg", "raw/a-memory.svg", f"history/{point.name}",
+        "README.md", "docs/bench-cpu.svg", "docs/bench-memory.svg",
+    ]  # fmt: skip
+    assert all((tmp_path / file).stat().st_size for file in written)
+    assert "(docs/bench-memory.svg)" in readme.read_text()
+
+
+def test_a_run_is_kept_only_if_that_was_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    monkeypatch.setattr(cli, "HISTORY", tmp_path / "history")
+    cli._write(some_results(), parse_options(["--json", str(tmp_path / "a.json")]))
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == ["a-cpu.svg", "a-memory.svg", "a.json"]
 
 
 def test_servers_and_clients_run_as_far_apart_as_they_can():
