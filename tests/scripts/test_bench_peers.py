@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from bench.configs import Site, gate_config
+from bench.growth import LADDERS
 from bench.peers import NGINX, PEERS, Peer, absent_packages, in_newest, is_installed
 
 from ktlsgate.config import EngineChoice, KtlsPolicy
@@ -63,6 +64,29 @@ def test_a_gate_can_wait_longer_for_a_handshake(site):
     text = gate_config(site, handshake_timeout=3600)
     config = parse_config(text, name="config", folder=site.folder)
     assert config.limits.handshake_timeout == 3600
+
+
+@pytest.mark.parametrize("size", LADDERS["routes"].sizes)
+def test_a_step_of_routes_has_so_many(site, size):
+    text = LADDERS["routes"].peer(size).configure(site)
+    config = parse_config(text, name="config", folder=site.folder)
+    assert len(config.routes) == size
+
+
+@pytest.mark.parametrize(("name", "mode"), [("shaking", "half"), ("held", "idle")])
+def test_steps_of_what_is_held_differ_in_nothing_else(site, name, mode):
+    ladder = LADDERS[name]
+    assert ladder.mode == mode
+    texts = {ladder.peer(size).configure(site) for size in ladder.sizes}
+    assert texts == {gate_config(site, handshake_timeout=3600)}
+
+
+def test_a_step_is_the_gate_under_another_name():
+    for ladder in LADDERS.values():
+        names = [ladder.peer(size).name for size in ladder.sizes]
+        assert names == [f"{ladder.name}-{size}" for size in ladder.sizes]
+        assert ladder.peer(1).command is PEERS["gate"].command
+        assert ladder.peer(1).hands_over
 
 
 def test_no_server_writes_a_line_for_each_connection(site):
