@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -202,23 +203,61 @@ def test_the_floor_tells_the_backend_what_the_gate_tells_it(programs, site, tmp_
     assert differ <= {b"REMOTE_PORT", b"SERVER_PORT"}
 
 
-def handed_over(name, setting, folder):
-    """Return the names and values that a backend of ours gets, one after the other."""
+@pytest.mark.parametrize("name", ["gate", "floor"])
+def test_what_comes_with_the_head_is_left_to_the_backend(site, tmp_path, name):
+    with backend_of_ours(name, site[0], tmp_path) as (server, listener):
+        with shaken_hands(server.port) as client:
+            client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody")
+            with listener.accept()[0] as gate:
+                head, (descriptor,), _, _ = socket.recv_fds(gate, 65536, 1)
+        assert b"HTTP_CONTENT_LENGTH\0004\0" in head
+        with socket.socket(fileno=descriptor) as sock:
+            assert sock.recv(100) == b"body"
+
+
+def shaken_hands(port):
+    """Return a client's socket behind a handshake, for speaking in clear."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(received, sent, server_hostname="localhost")
+    sock = socket.create_connection(("127.0.0.1", port))
+    while True:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            sock.sendall(sent.read())
+            received.write(sock.recv(65536))
+        else:
+            sock.sendall(sent.read())
+            return sock
+
+
+@contextlib.contextmanager
+def backend_of_ours(name, setting, folder):
+    """A server whose backend is the socket that comes with it."""
     own = folder / name
     own.mkdir()
     make_certificates(own)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(own / "handoff.sock"))
         listener.listen()
+        listener.settimeout(20)
         setting = dataclasses.replace(setting, folder=own)
         with run_server(PEERS[name], "ec", setting, port=free_port(set())) as server:
-            command = [setting.programs / "tlsload", "conn", str(server.port), "-n", "1", "-k"]
-            with subprocess.Popen([*command, "-d", "20"], stdout=subprocess.PIPE) as client:
-                with listener.accept()[0] as gate:
-                    head, (descriptor,), _, _ = socket.recv_fds(gate, 65536, 1)
-                os.write(descriptor, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-                os.close(descriptor)
-                assert json.loads(client.stdout.read())["operations"] == 1
+            yield server, listener
+
+
+def handed_over(name, setting, folder):
+    """Return the names and values that a backend gets, one after the other."""
+    with backend_of_ours(name, setting, folder) as (server, listener):
+        command = [setting.programs / "tlsload", "conn", str(server.port), "-n", "1", "-k"]
+        with subprocess.Popen([*command, "-d", "20"], stdout=subprocess.PIPE) as client:
+            with listener.accept()[0] as gate:
+                head, (descriptor,), _, _ = socket.recv_fds(gate, 65536, 1)
+            os.write(descriptor, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            os.close(descriptor)
+            assert json.loads(client.stdout.read())["operations"] == 1
     length, _, rest = head.partition(b":")
     assert (len(rest), rest[-2:]) == (int(length) + 1, b"\0,")
     return rest[:-2].split(b"\0")
