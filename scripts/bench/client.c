@@ -276,7 +276,9 @@ static bool send_request(slot *s)
     long long rest = is_body ? bulk - s->sent_body : (long long)(head_size - s->sent_head);
     if (rest == 0 || (is_body && (mode != UP || is_preparing))) {
         s->state = RECEIVING;
-        return true;
+        /* Even if the answer is there already: others have their turn, and the end is seen. */
+        wait_for(s, EPOLLIN);
+        return false;
     }
     const char *head = is_preparing ? first_request : request;
     const char *from = is_body ? chunk : head + s->sent_head;
