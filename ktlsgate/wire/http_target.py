@@ -12,6 +12,7 @@ may read differently must not choose a route.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class Target:
     default_port: int | None = None
 
 
+@functools.lru_cache(maxsize=256)  # of at most 261 bytes: longer ones raise
 def parse_authority(value: bytes) -> Authority:
     """Parse ``uri-host [ ":" port ]``, as in Host (RFC 9110 section 7.2).
 

@@ -75,6 +75,12 @@ def test_head_is_taken_apart_as_received():
     )
 
 
+def test_head_cannot_be_changed():
+    head, _ = scan(BROWSER_GET)
+    with pytest.raises(AttributeError):
+        head.path = b"/other"
+
+
 def test_head_takes_not_one_byte_of_what_follows():
     for rest in (b"", b"\r\n", b"\n", b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 100_000):
         assert scan(BROWSER_GET + rest) == scan(BROWSER_GET)

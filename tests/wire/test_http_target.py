@@ -41,3 +41,19 @@ def test_authority_is_matched_whole(value):
     with pytest.raises(HeadRejected) as info:
         parse_authority(value)
     assert info.value.status == 400
+
+
+def test_clients_cannot_make_the_memory_for_authorities_grow():
+    for number in range(1000):
+        parse_authority(b"h%d" % number)
+    assert parse_authority.cache_info().currsize == 256
+
+
+def test_refused_authority_is_not_remembered():
+    parse_authority.cache_clear()
+    parse_authority(b"a" * 255 + b":65535")
+    for value in (b"", b"a b", b"a" * 256, b"a:655350"):
+        for _ in range(2):
+            with pytest.raises(HeadRejected):
+                parse_authority(value)
+    assert parse_authority.cache_info().currsize == 1
