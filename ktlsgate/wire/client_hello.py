@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import re
+import struct
 
 from .records import HEADER_SIZE, MAX_CIPHERTEXT, ContentType
 
@@ -18,6 +19,8 @@ __all__ = ["FirstBytes", "HelloReader", "classify_first_bytes"]
 
 _SERVER_NAME = 0
 _MAX_FRAGMENT_LENGTH = 1
+_WATCHED = (_SERVER_NAME, _MAX_FRAGMENT_LENGTH)
+_read_extension_header = struct.Struct(">HH").unpack_from  # kind and size
 # What DNS host names are made of, and "_", which is in use. No byte that could
 # mean something in a head or a log line.
 _HOST_NAME = re.compile(rb"[A-Za-z0-9._-]{1,255}")
@@ -85,24 +88,28 @@ class HelloReader:
         if len(message) < 4 or len(message) < 4 + int.from_bytes(message[1:4], "big"):
             return
         self.is_complete = True
-        extensions = _extensions(message[4:])
+        extensions = _extensions(message)
         self.has_max_fragment_length = _MAX_FRAGMENT_LENGTH in extensions
         self.server_name = _host_name(extensions.get(_SERVER_NAME, b""))
         self._message = b""
 
 
 def _extensions(hello: bytes) -> dict[int, bytes]:
-    """Collect the extensions of a ClientHello body; stops where it is malformed."""
-    position = 2 + 32
-    for width in (1, 2, 1):  # session id, cipher suites, compression methods
-        size = int.from_bytes(hello[position : position + width], "big")
-        position += width + size
+    """Collect the watched extensions of a ClientHello; stops where it is malformed."""
+    position = 4 + 2 + 32  # header of the message, version, random
+    try:
+        position += 1 + hello[position]  # session id
+        position += 2 + (hello[position] << 8 | hello[position + 1])  # cipher suites
+        position += 1 + hello[position]  # compression methods
+    except IndexError:
+        return {}
     position += 2  # length of the extensions
     found = {}
     while position + 4 <= len(hello):
-        kind = int.from_bytes(hello[position : position + 2], "big")
-        end = position + 4 + int.from_bytes(hello[position + 2 : position + 4], "big")
-        found[kind] = hello[position + 4 : end]
+        kind, size = _read_extension_header(hello, position)
+        end = position + 4 + size
+        if kind in _WATCHED:
+            found[kind] = hello[position + 4 : end]
         position = end
     return found
 
