@@ -28,7 +28,7 @@ _VERIFY_MODES = {
     ClientVerify.REQUIRED: SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT,
 }
 _OPTIONS = SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION
-_WANTED_LABELS = frozenset((CLIENT_TRAFFIC_SECRET, SERVER_TRAFFIC_SECRET))
+_WANTED_LINES = (CLIENT_TRAFFIC_SECRET + b" ", SERVER_TRAFFIC_SECRET + b" ")
 
 
 def build_server_context(
@@ -133,9 +133,11 @@ def _alpn_selector(ours: tuple[bytes, ...]) -> Any:
 
 def _keep_traffic_secrets(connection: SSL.Connection, line: bytes) -> None:
     """Leave TLS 1.3 application secrets where `Handshake` finds them; keep no other line."""
+    if not line.startswith(_WANTED_LINES):  # three of the five lines of a handshake
+        return
     label, secret = parse_keylog_line(line)
     secrets = connection.get_app_data()
-    if label in _WANTED_LABELS and secrets is not None:
+    if secrets is not None:
         secrets[label] = secret
 
 

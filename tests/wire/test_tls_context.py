@@ -262,6 +262,13 @@ def test_i5_only_application_secrets_are_kept(label, kept):
     assert connection.secrets == ({label: b"\xc0\xff\xee"} if kept else {})
 
 
+@pytest.mark.parametrize("label", [SERVER_TRAFFIC_SECRET + b"0", b"X" + CLIENT_TRAFFIC_SECRET])
+def test_i5_label_is_compared_whole(label):
+    connection = Logged({})
+    _keep_traffic_secrets(connection, label + b" 00 c0ffee")
+    assert connection.secrets == {}
+
+
 def test_i5_connection_that_nobody_watches_keeps_nothing():
     connection = Logged(None)
     _keep_traffic_secrets(connection, SERVER_TRAFFIC_SECRET + b" 00 c0ffee")
