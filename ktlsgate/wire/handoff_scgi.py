@@ -17,6 +17,7 @@ no ``repr`` and no message; what the reader took is dropped when the head is who
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -53,8 +54,8 @@ def encode(handoff: Handoff, dialect: Dialect) -> bytes:
     else:
         pairs += _our_block(handoff)
         pairs += _merge(_http_names(handoff))
-    body = b"".join([b"%b\0%b\0" % pair for pair in pairs])
-    return b"%d:%b," % (len(body), body)
+    body = b"\0".join(itertools.chain.from_iterable(pairs))
+    return b"%d:%b\0," % (len(body) + 1, body)
 
 
 def _fd_pass_block(handoff: Handoff) -> _Pairs:
