@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["SHAPES", "SUITES", "CipherShape", "CipherSuite", "KernelCipher", "Version"]
+__all__ = ["LABELS", "SHAPES", "SUITES", "CipherShape", "CipherSuite", "KernelCipher", "Version"]
 
 
 class Version(enum.IntEnum):
@@ -23,10 +23,10 @@ class Version(enum.IntEnum):
     @property
     def label(self) -> str:
         """The name that mod_ssl gives it in ``SSL_PROTOCOL``: ``TLSv1.2``, ``TLSv1.3``."""
-        return _LABELS[self]
+        return LABELS[self]
 
 
-_LABELS = {Version.TLS12: "TLSv1.2", Version.TLS13: "TLSv1.3"}
+LABELS: dict[int, str] = {Version.TLS12: "TLSv1.2", Version.TLS13: "TLSv1.3"}
 
 
 class KernelCipher(enum.IntEnum):

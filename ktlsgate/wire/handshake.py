@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from OpenSSL import SSL
 
 from ..errors import HandshakeFailed, LocalProtocolError, RemoteProtocolError
-from .ciphers import SUITES, CipherSuite, Version
+from .ciphers import LABELS, SUITES, CipherSuite, Version
 from .client_certificate import describe_client_certificate
 from .client_hello import FirstBytes, HelloReader, classify_first_bytes
 from .counted_records import CountedRecordLayer
@@ -321,7 +321,7 @@ def collect_established(connection: SSL.Connection, hello: HelloReader) -> Estab
     if certificate is not None:
         described = describe_client_certificate(certificate.to_cryptography())
     facts = TlsFacts(
-        protocol=Version(connection.get_protocol_version()).label,
+        protocol=LABELS[connection.get_protocol_version()],
         cipher=name,
         sni=hello.server_name,
         alpn=connection.get_alpn_proto_negotiated().decode("ascii", "backslashreplace"),
