@@ -38,6 +38,9 @@ _PORT = re.compile(r"[0-9]{1,5}")
 _TX_SECRET = "KTLSGATE_TX_SECRET"  # noqa: S105 - a field's name
 _RX_SECRET = "KTLSGATE_RX_SECRET"  # noqa: S105
 
+_AS_VARIABLE = bytes(range(256)).upper().replace(b"-", b"_")  # for bytes.translate
+
+_Words = list[bytes]  # names and values in turn, as they stand between the zeros
 _Pairs = list[tuple[bytes, bytes]]
 
 
@@ -48,85 +51,92 @@ def encode(handoff: Handoff, dialect: Dialect) -> bytes:
         handoff: what to tell.
         dialect: ours, or nginx's exact bytes.
     """
-    pairs = _fd_pass_block(handoff)
+    words, headers = _fd_pass_block(handoff), _http_names(handoff)
     if dialect is Dialect.NGINX:
-        pairs += _http_names(handoff)
+        words += itertools.chain.from_iterable(headers)
     else:
-        pairs += _our_block(handoff)
-        pairs += _merge(_http_names(handoff))
-    body = b"\0".join(itertools.chain.from_iterable(pairs))
+        merged = _merge(headers)
+        words += _our_block(handoff, has_content_type=b"HTTP_CONTENT_TYPE" in merged)
+        words += itertools.chain.from_iterable(merged.items())
+    body = b"\0".join(words)
     return b"%d:%b\0," % (len(body) + 1, body)
 
 
-def _fd_pass_block(handoff: Handoff) -> _Pairs:
-    head = handoff.head
-    pairs = [(b"CONTENT_LENGTH", b"0"), (b"SCGI", b"1+fd_pass")]
+def _fd_pass_block(handoff: Handoff) -> _Words:
+    head, remote, local = handoff.head, handoff.remote, handoff.local
+    words = [b"CONTENT_LENGTH", b"0", b"SCGI", b"1+fd_pass"]
     if handoff.tls:
         reads_descriptor = handoff.mode is not Mode.TX
-        pairs += [(b"HTTPS", b"on"), (b"KTLS_RX", b"1" if reads_descriptor else b"0")]
-    return [
-        *pairs,
-        (b"REMOTE_ADDR", handoff.remote[0].encode()),
-        (b"REMOTE_PORT", b"%d" % handoff.remote[1]),
-        (b"REQUEST_METHOD", head.method),
-        (b"REQUEST_URI", head.target),
-        (b"SERVER_ADDR", handoff.local[0].encode()),
-        (b"SERVER_PORT", b"%d" % handoff.local[1]),
-        (b"QUERY_STRING", head.query),
-    ]
+        words += (b"HTTPS", b"on", b"KTLS_RX", b"1" if reads_descriptor else b"0")
+    words += (
+        b"REMOTE_ADDR", remote[0].encode(),
+        b"REMOTE_PORT", b"%d" % remote[1],
+        b"REQUEST_METHOD", head.method,
+        b"REQUEST_URI", head.target,
+        b"SERVER_ADDR", local[0].encode(),
+        b"SERVER_PORT", b"%d" % local[1],
+        b"QUERY_STRING", head.query,
+    )  # fmt: skip
+    return words
 
 
-def _our_block(handoff: Handoff) -> _Pairs:
-    head = handoff.head
-    pairs = [
-        (b"SERVER_PROTOCOL", head.version),
-        (b"SERVER_NAME", (head.host or handoff.local[0]).encode()),
-        (b"REQUEST_SCHEME", b"https" if handoff.tls else b"http"),
-    ]
-    content_type = head.header(b"content-type")
-    if content_type is not None:
-        pairs.append((b"CONTENT_TYPE", content_type))
-    if handoff.tls:
-        pairs += _tls_names(handoff.tls)
-    return [
-        *pairs,
-        (b"KTLSGATE", PROTOCOL_VERSION),
-        (b"KTLSGATE_MODE", handoff.mode.value.encode()),
-        (b"KTLSGATE_KEEPALIVE", b"single" if handoff.is_single else b"own"),
-        *_secret_names(handoff),
-    ]
+def _our_block(handoff: Handoff, *, has_content_type: bool) -> _Words:
+    head, tls = handoff.head, handoff.tls
+    words = [
+        b"SERVER_PROTOCOL", head.version,
+        b"SERVER_NAME", (head.host or handoff.local[0]).encode(),
+        b"REQUEST_SCHEME", b"https" if tls else b"http",
+    ]  # fmt: skip
+    if has_content_type:  # the first one, however many were merged
+        words += (b"CONTENT_TYPE", head.header(b"content-type") or b"")
+    if tls:
+        words += _tls_names(tls)
+    words += (
+        b"KTLSGATE", PROTOCOL_VERSION,
+        b"KTLSGATE_MODE", handoff.mode.value.encode(),
+        b"KTLSGATE_KEEPALIVE", b"single" if handoff.is_single else b"own",
+    )  # fmt: skip
+    if handoff.secrets:
+        words += (
+            _TX_SECRET.encode(), handoff.secrets.tx.secret.hex().encode(),
+            _RX_SECRET.encode(), handoff.secrets.rx.secret.hex().encode(),
+        )  # fmt: skip
+    return words
 
 
-def _secret_names(handoff: Handoff) -> _Pairs:
-    if handoff.secrets is None:
-        return []
-    return [
-        (_TX_SECRET.encode(), handoff.secrets.tx.secret.hex().encode()),
-        (_RX_SECRET.encode(), handoff.secrets.rx.secret.hex().encode()),
-    ]
-
-
-def _tls_names(tls: TlsFacts) -> _Pairs:
-    return [
-        (b"SSL_PROTOCOL", tls.protocol.encode()),
-        (b"SSL_CIPHER", tls.cipher.encode()),
-        (b"SSL_TLS_SNI", tls.sni.encode()),
-        (b"SSL_ALPN", tls.alpn.encode()),
-        (b"SSL_SESSION_RESUMED", b"Resumed" if tls.is_resumed else b"Initial"),
-        *(tls.client_certificate or ((b"SSL_CLIENT_VERIFY", b"NONE"),)),
-    ]
+def _tls_names(tls: TlsFacts) -> _Words:
+    words = [
+        b"SSL_PROTOCOL", tls.protocol.encode(),
+        b"SSL_CIPHER", tls.cipher.encode(),
+        b"SSL_TLS_SNI", tls.sni.encode(),
+        b"SSL_ALPN", tls.alpn.encode(),
+        b"SSL_SESSION_RESUMED", b"Resumed" if tls.is_resumed else b"Initial",
+    ]  # fmt: skip
+    if tls.client_certificate:
+        words += itertools.chain.from_iterable(tls.client_certificate)
+    else:
+        words += (b"SSL_CLIENT_VERIFY", b"NONE")
+    return words
 
 
 def _http_names(handoff: Handoff) -> _Pairs:
     return [
-        (b"HTTP_" + name.upper().replace(b"-", b"_"), value)
+        (b"HTTP_" + name.translate(_AS_VARIABLE), value)
         for name, value in handoff.head.headers
         # X_Y would become the same name as X-Y; nginx drops it by default, too.
         if b"_" not in name
     ]
 
 
-def _merge(pairs: _Pairs) -> _Pairs:
+def _merge(pairs: _Pairs) -> dict[bytes, bytes]:
+    merged = dict(pairs)
+    if len(merged) < len(pairs):  # some name came twice
+        merged = _join_repeated(pairs)
+    merged.pop(b"HTTP_PROXY", None)
+    return merged
+
+
+def _join_repeated(pairs: _Pairs) -> dict[bytes, bytes]:
     merged: dict[bytes, bytes] = {}
     for name, value in pairs:
         if name in merged:
@@ -134,8 +144,7 @@ def _merge(pairs: _Pairs) -> _Pairs:
             merged[name] += separator + value
         else:
             merged[name] = value
-    merged.pop(b"HTTP_PROXY", None)
-    return list(merged.items())
+    return merged
 
 
 @dataclass(frozen=True, slots=True)

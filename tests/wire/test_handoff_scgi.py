@@ -243,6 +243,18 @@ def test_proxy_header_is_left_out(name):
     assert b"HTTP_PROXY" not in ours(request(f"{name}: evil.example:8080"))
 
 
+def test_content_type_is_the_first_ones_and_its_header_holds_all():
+    names = ours(request("CONTENT-type: text/plain", "Content-Type: text/html"))
+    assert names[b"CONTENT_TYPE"] == b"text/plain"
+    assert names[b"HTTP_CONTENT_TYPE"] == b"text/plain, text/html"
+    assert b"CONTENT_TYPE" not in ours(request("Content_Type: text/plain"))
+
+
+@pytest.mark.parametrize("name", ["Proxy", "proxy"])
+def test_repeated_proxy_header_is_left_out(name):
+    assert b"HTTP_PROXY" not in ours(request("Proxy: one", f"{name}: two", "X-A: 1"))
+
+
 def test_headers_like_proxy_stay():
     assert ours(request("Proxy-Authorization: x"))[b"HTTP_PROXY_AUTHORIZATION"] == b"x"
 
