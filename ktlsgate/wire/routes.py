@@ -22,12 +22,9 @@ _AMBIGUOUS = re.compile(rb"%(?:2[fFeE]|5[cC]|00)|//|/\.{1,2}(?:[/;]|\Z)|\\")
 
 def match_route(routes: tuple[Route, ...], head: RequestHead) -> Route | None:
     """Find the first route for a head, None when there is none."""
-    is_ambiguous = _AMBIGUOUS.search(head.path) is not None
     host = head.host.removesuffix(".")  # "a.example." is the same name, fully qualified
     for route in routes:
-        if _matches_host(route.hosts, host) and _matches_path(
-            route.path, head.path, is_ambiguous=is_ambiguous
-        ):
+        if _matches_host(route.hosts, host) and _matches_path(route.path, head.path):
             return route
     return None
 
@@ -42,13 +39,12 @@ def _matches_host(patterns: tuple[str, ...], host: str) -> bool:
     return False
 
 
-def _matches_path(prefix: str, path: bytes, *, is_ambiguous: bool) -> bool:
+def _matches_path(prefix: str, path: bytes) -> bool:
     if prefix == "/":
         return True
-    if is_ambiguous:
-        return False
     encoded = prefix.rstrip("/").encode()
-    return path == encoded or path.startswith(encoded + b"/")
+    is_below = path == encoded or path.startswith(encoded + b"/")
+    return is_below and _AMBIGUOUS.search(path) is None
 
 
 def routes_of_host(routes: tuple[Route, ...], host: str) -> tuple[Route, ...]:
