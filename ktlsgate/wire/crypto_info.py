@@ -18,6 +18,9 @@ from .key_schedule import AeadKey
 
 __all__ = ["CryptoInfo", "RxCryptoInfo", "TxCryptoInfo", "packed_size", "parse_rec_seq"]
 
+_pack_head = struct.Struct("=HH").pack  # version, cipher_type
+_pack_rec_seq = struct.Struct(">Q").pack
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CryptoInfo:
@@ -42,8 +45,8 @@ class CryptoInfo:
         if self.suite.version is Version.TLS12 and shape.explicit:
             iv += self.explicit_nonce
         salt, iv = iv[: shape.salt], iv[shape.salt :]
-        head = struct.pack("=HH", self.suite.version, self.suite.cipher)
-        return head + iv + self.key.key + salt + struct.pack(">Q", self.rec_seq)
+        head = _pack_head(self.suite.version, self.suite.cipher)
+        return head + iv + self.key.key + salt + _pack_rec_seq(self.rec_seq)
 
 
 class TxCryptoInfo(CryptoInfo):
