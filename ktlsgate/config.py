@@ -37,9 +37,11 @@ class Offload(enum.Enum):
     TX = "tx"
     NONE = "none"
 
+    __hash__ = object.__hash__  # members are single; Enum's own is a Python function
+
     def is_within(self, bound: Offload) -> bool:
         """Whether this is no more than ``bound``."""
-        return _MORE[self] <= _MORE[bound]
+        return self is bound or _MORE[self] < _MORE[bound]
 
     def at_most(self, bound: Offload) -> Offload:
         """Return this, or ``bound`` if that is less."""

@@ -14,13 +14,12 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import TypedDict
 
-import trio
-
 from ..config import Backend, Dialect
 from ..errors import BackendUnavailable
 from ..wire.handoff import Handoff, Mode
 from ..wire.handoff_scgi import encode
 from .client import KernelClient, RelayedClient
+from .fibers import stop_watching
 from .handoff import hand_off
 from .relay import RelayEnd, relay_both, relay_input
 
@@ -82,9 +81,9 @@ async def _pass_client(backend: Backend, head: bytes, sock: socket.socket) -> No
     """The kernel holds all: the client's socket leaves the gate."""
     # While the file description lives on in the backend, epoll would keep a dead
     # entry of ours and wake on every packet.
-    trio.lowlevel.notify_closing(sock)
-    unix = await hand_off(backend, head, sock, keeps_open=False)
-    trio.lowlevel.notify_closing(unix)
+    stop_watching(sock)
+    unix = await hand_off(backend, head, sock, keeps_open=True)
+    stop_watching(unix)
     unix.close()
 
 

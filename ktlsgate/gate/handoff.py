@@ -9,16 +9,14 @@ No checkpoint stands between the acknowledgement and the caller's knowledge of i
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
 
-import trio
-
 from ..config import Backend
 from ..errors import BackendFailed, BackendUnavailable
 from ..kernel.ancillary import peer_credentials, send_fds, unread_bytes
+from .fibers import give_way, sleep, stop_watching, wait_news, wait_writable
 from .stream import send_all
 
 __all__ = ["hand_off"]
@@ -43,8 +41,8 @@ async def hand_off(
         backend: where to.
         head: the encoded handoff.
         descriptor: goes along on the first byte; stays the caller's to close.
-        keeps_open: whether input follows the head (mode TX). Otherwise the
-            sending side is shut down behind it.
+        keeps_open: whether input follows the head (mode TX), or the caller closes the
+            connection next. Otherwise the sending side is shut down behind it.
 
     Returns:
         The Unix connection, the caller's to close.
@@ -57,9 +55,7 @@ async def hand_off(
     client after that must shut its socket down, which all holders feel.
     """
     sock = _open_socket()
-    with contextlib.ExitStack() as undo:
-        undo.callback(sock.close)
-        undo.callback(trio.lowlevel.notify_closing, sock)
+    try:
         await _connect(sock, backend)
         _check_peer(sock, backend)
         try:
@@ -71,7 +67,10 @@ async def hand_off(
             raise BackendFailed(
                 "backend_died", f"backend {backend.name} went away: {exc.strerror}"
             ) from exc
-        undo.pop_all()
+    except BaseException:
+        stop_watching(sock)
+        sock.close()
+        raise
     return sock
 
 
@@ -93,7 +92,7 @@ async def _connect(sock: socket.socket, backend: Backend) -> None:
             sock.connect(where)
             return
         except BlockingIOError:  # its queue is full; the deadline is the caller's
-            await trio.sleep(pause)
+            await sleep(pause)
             pause = min(2 * pause, _LAST_PAUSE)
         except OSError as exc:
             reason, text = _ABSENT.get(exc.errno or 0, ("backend_absent", str(exc)))
@@ -120,7 +119,7 @@ async def _send_head(sock: socket.socket, head: bytes, descriptor: socket.socket
             sent = send_fds(sock, head, [descriptor.fileno()])
             break
         except BlockingIOError:
-            await trio.lowlevel.wait_writable(sock)
+            await wait_writable(sock)
     if sent < len(head):
         await send_all(sock, head[sent:])
 
@@ -128,18 +127,13 @@ async def _send_head(sock: socket.socket, head: bytes, descriptor: socket.socket
 async def _wait_acknowledged(sock: socket.socket) -> None:
     """Return when the peer has read everything we sent.
 
-    A peer that closes after reading wakes us; one that does not is asked about,
-    at growing intervals: the kernel signals no such thing.
+    A peer that closes after reading wakes us. One that does not is asked about at
+    growing intervals, since poll(2) tells no such thing; epoll's edges do.
     """
+    await give_way()  # most have read it by then
     pause = _FIRST_PAUSE
-    is_quiet = True
     while unread_bytes(sock):
-        if is_quiet:
-            with trio.move_on_after(pause):
-                await trio.lowlevel.wait_readable(sock)
-                is_quiet = False  # it stays readable: half closed, or an answer waits
-        else:
-            await trio.sleep(pause)
+        await wait_news(sock, pause)
         pause = min(2 * pause, _LAST_PAUSE)
     # Closing a Unix socket with bytes unread frees them, but resets us; an answer
     # in front of the reset would hide it from recv.

@@ -19,6 +19,7 @@ import trio
 
 from ..kernel.sockets import unmap_address
 from .context import SessionContext
+from .fibers import Fibers
 from .session import run_session
 
 __all__ = ["Gatekeeper", "serve_listener"]
@@ -71,9 +72,9 @@ async def serve_listener(
     listener: socket.socket,
     context: SessionContext,
     gatekeeper: Gatekeeper,
-    nursery: trio.Nursery,
+    fibers: Fibers,
 ) -> None:
-    """Accept until cancelled; sessions run in ``nursery`` and outlive the accepting.
+    """Accept until cancelled; sessions are fibers and outlive the accepting.
 
     Raises:
         OSError: the listening socket is none any more.
@@ -110,4 +111,4 @@ async def serve_listener(
             context.metrics.accepted += 1
             context.metrics.held += 1
             number = next(gatekeeper.numbers)
-            nursery.start_soon(session, sock, unmap_address(address), number)
+            fibers.start(session(sock, unmap_address(address), number))

@@ -4,22 +4,23 @@ Decides per connection how much goes to the kernel and does it. Keeps invariant
 I4 (no second writer): once the sending key is installed OpenSSL never writes
 again; with both installed its object is gone.
 
-Order: all output sent (the handshake saw to it), TX, then RX, each checked by
-getsockopt. If TX is refused nothing has changed and OpenSSL carries on. If RX is
-refused after TX, OpenSSL goes on receiving and the kernel sends.
+Order: all output sent (the handshake saw to it), TX, then RX. TX is checked by
+getsockopt, since without it we would send in clear; without RX we would receive
+ciphertext, which no head scanner takes for a request. If TX is refused nothing has
+changed and OpenSSL carries on. If RX is refused after TX, OpenSSL goes on receiving
+and the kernel sends.
 """
 
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..config import Offload
 from ..errors import KtlsUnavailable
-from ..kernel.ktls import has_rx, has_tx, install_rx, install_tx
+from ..kernel.ktls import has_tx, install_rx, install_tx
 from ..wire.ciphers import CipherSuite, Version
-from ..wire.crypto_info import RxCryptoInfo
 from ..wire.handshake import Established, Handshake
 from ..wire.key_schedule import TrafficSecrets
 from ..wire.record_layer import RecordLayer
@@ -119,26 +120,17 @@ def offload(
         return _keep_all(handshake, "key_refused", str(exc))
     if not has_tx(sock):
         raise AssertionError("the kernel took the sending key and does not have it")
-    offloaded = _offload_rx(sock, handshake, rx, table.supports(suite).at_most(most))
-    if offloaded.offload is Offload.BOTH:
-        return replace(offloaded, secrets=secrets)
-    return offloaded
+    if table.supports(suite).at_most(most) is not Offload.BOTH:
+        return _keep_rx(handshake, "tx_only", "")
+    try:
+        install_rx(sock, rx)
+    except KtlsUnavailable as exc:
+        return _keep_rx(handshake, "key_refused", str(exc))
+    handshake.forget()
+    return Offloaded(offload=Offload.BOTH, secrets=secrets)
 
 
-def _offload_rx(
-    sock: socket.socket, handshake: Handshake, rx: RxCryptoInfo, wanted: Offload
-) -> Offloaded:
-    reason, detail = "tx_only", ""
-    if wanted is Offload.BOTH:
-        try:
-            install_rx(sock, rx)
-        except KtlsUnavailable as exc:
-            reason, detail = "key_refused", str(exc)
-        else:
-            if not has_rx(sock):
-                raise AssertionError("the kernel took the receiving key and does not have it")
-            handshake.forget()
-            return Offloaded(offload=Offload.BOTH)
+def _keep_rx(handshake: Handshake, reason: str, detail: str) -> Offloaded:
     records = handshake.into_record_layer()
     return Offloaded(offload=Offload.TX, reason=reason, detail=detail, records=records)
 

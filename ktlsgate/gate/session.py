@@ -2,10 +2,13 @@
 
 The states are named for what they wait for; `ktlsgate.gate.states` is the machine.
 
-Deadlines: one cancel scope per session, whose deadline is moved from step to
-step. What times out is known from the state (`_TIMEOUTS`). What follows a step's
-verdict (an answer, a relay) runs behind that scope: a deadline that passes in the
-very moment of the verdict must not reach it.
+A session begins as a fiber (`ktlsgate.gate.fibers`) and ends as one if all goes the
+common way: handshake, keys, head, handoff. Where OpenSSL has to go on, and for whatever
+follows a step's verdict (an answer, a relay), it becomes a Trio task.
+
+Deadlines: one per session, moved from step to step. What times out is known from the
+state (`_TIMEOUTS`). It does not reach what follows a step's verdict, not even if it
+passes in the very moment of the verdict.
 
 Invariants kept here: I1 (one owner: `finish` runs once for every session, and
 never calls shutdown() on a socket that was acknowledged) and I6 (cancellation: a
@@ -21,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import socket
 import traceback
 from collections.abc import Awaitable, Callable
@@ -36,10 +40,11 @@ from ..wire.error_response import build_error_response
 from ..wire.handoff import Handoff, Mode, TlsFacts
 from ..wire.http_head import RequestHead
 from ..wire.routes import match_route
-from .client import ClientGone, KernelClient, linger
+from .client import ClientGone, KernelClient, RelayedClient, linger
 from .context import SessionContext
 from .disposal import Relay, give_away
 from .engines import shake_hands
+from .fibers import DeadlinePassed, become_task, is_fiber, set_deadline, stop_watching
 from .offloading import Client, Offloading
 from .report import ConnectionReport, Event
 from .states import State, Step, advance
@@ -104,6 +109,7 @@ class _Session:
         "_accepted",
         "_client",
         "_context",
+        "_deadline",
         "_ending",
         "_is_head_request",
         "_offloading",
@@ -135,7 +141,8 @@ class _Session:
         self._ending: Callable[[], Awaitable[None]] | None = None
         self._is_head_request = False
         self._accepted = self._stage_began = trio.current_time()
-        self._scope = trio.CancelScope()
+        self._deadline = math.inf
+        self._scope: trio.CancelScope | None = None
         self.report = ConnectionReport(
             id=number,
             listener=context.listener.address,
@@ -163,25 +170,56 @@ class _Session:
 
     async def run(self) -> None:
         """Take the steps; then do what has no deadline of theirs."""
-        with self._scope:
-            await self._serve()
-        if self._scope.cancelled_caught:
+        try:
+            await self._in_time(self._shake_hands)
+            if self._state is State.EXPECT_HEAD:
+                if isinstance(self._client, RelayedClient):
+                    await become_task()
+                await self._in_time(self._exchange)
+        except DeadlinePassed:
             self._time_out()
         if self._ending:
+            await become_task()
             await self._ending()
 
-    async def _serve(self) -> None:
+    async def _in_time(self, steps: Callable[[], Awaitable[None]]) -> None:
+        """Take steps until the deadline.
+
+        Raises:
+            DeadlinePassed: it has passed.
+        """
+        if is_fiber():
+            await steps()
+            return
+        with trio.CancelScope(deadline=self._deadline) as self._scope:
+            await steps()
+        if self._scope.cancelled_caught:
+            raise DeadlinePassed
+
+    def _limit(self, when: float) -> None:
+        """Move the deadline to a time of Trio's clock."""
+        self._deadline = when
+        set_deadline(when)
+        if self._scope:
+            self._scope.deadline = when
+
+    async def _shake_hands(self) -> None:
+        if not self._context.tls:
+            self._client = KernelClient(self._sock, is_tls=False)
+            return
+        self._limit(self._accepted + self._context.limits.handshake_timeout)
+        await self._handshake(self._context.tls)
+
+    async def _exchange(self) -> None:
+        """Read a head and find somebody for it."""
         limits = self._context.limits
-        if self._context.tls:
-            self._scope.deadline = self._accepted + limits.handshake_timeout
-            if not await self._handshake(self._context.tls):
-                return
-        client = self._client or KernelClient(self._sock, is_tls=False)
-        self._client = client
-        self._scope.deadline = trio.current_time() + limits.header_timeout
+        client = self._client
+        if client is None:
+            raise AssertionError("who expects a head has a client")
+        self._limit(trio.current_time() + limits.header_timeout)
         head_and_trailing = await self._read_head(client)
         if head_and_trailing:
-            self._scope.deadline = trio.current_time() + limits.handoff_timeout
+            self._limit(trio.current_time() + limits.handoff_timeout)
             await self._dispose(*head_and_trailing)
 
     def _time_out(self) -> None:
@@ -192,8 +230,8 @@ class _Session:
         if status:
             self._ending = functools.partial(self._answer, status, is_contested=is_contested)
 
-    async def _handshake(self, tls: SSL.Context) -> bool:
-        """Steps 3 to 6: handshake and keys; whether a client came of it."""
+    async def _handshake(self, tls: SSL.Context) -> None:
+        """Steps 3 to 6: handshake and keys."""
         context = self._context
         if context.most is not Offload.NONE and not self._ulp_reason:
             self._attach_ulp()
@@ -202,7 +240,7 @@ class _Session:
         except HandshakeFailed as exc:
             self._advance(Step.HANDSHAKE_FAILED)
             self._refuse_handshake(exc)
-            return False
+            return
         self._advance(Step.ESTABLISHED)
         self._tls = facts = shaken.established.facts
         report = self.report
@@ -216,7 +254,6 @@ class _Session:
         self._advance(_OFFLOAD_STEPS[offloading.is_settled, offloading.offload is Offload.BOTH])
         self._report_offload(offloading)
         report.handshake_ms = self._stage_ms()
-        return True
 
     def _attach_ulp(self) -> None:
         """Right after accept: once the client has sent FIN it is too late."""
@@ -381,7 +418,7 @@ class _Session:
 
         In state HANDED_OFF closing sends nothing: the backend holds the socket.
         """
-        trio.lowlevel.notify_closing(self._sock)
+        stop_watching(self._sock)
         if self._state is State.EXPECT_DISPOSAL:  # cancelled, or crashed, in the middle
             self._give_up()
         self._sock.close()

@@ -21,6 +21,8 @@ class State(enum.Enum):
     HANDED_OFF = "handed_off"
     CLOSED = "closed"
 
+    __hash__ = object.__hash__  # members are single; Enum's own is a Python function
+
 
 class Step(enum.Enum):
     """What happened."""
@@ -39,6 +41,8 @@ class Step(enum.Enum):
     REJECTED = "rejected"
     BOTH_SIDES_CLOSED = "both_sides_closed"
     DEADLINE_PASSED = "deadline_passed"
+
+    __hash__ = object.__hash__  # members are single; Enum's own is a Python function
 
 
 TRANSITIONS: dict[State, dict[Step, State]] = {

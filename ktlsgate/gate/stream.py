@@ -1,4 +1,4 @@
-"""Bytes in and out of a raw socket on Trio: try first, wait only when the kernel says so.
+"""Bytes in and out of a raw socket: try first, wait only when the kernel says so.
 
 Rule: nothing here interprets a byte. Idiomatic streams would cost twice the CPU
 per connection (measured), so sessions call the kernel directly. All calls pass
@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import socket
 
-import trio
+from .fibers import is_fiber, sleep, wait_readable, wait_writable
 
 __all__ = ["peek", "recv", "recv_exactly", "send_all"]
 
@@ -22,7 +22,8 @@ _PEEK = socket.MSG_DONTWAIT | socket.MSG_PEEK
 _SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 # Linux 6.1 reports an offloaded socket as readable while half a record is there, and
-# then has nothing: a client could spin us at 100 % CPU. Sleep, longer each time.
+# then has nothing: a client could spin us at 100 % CPU. Sleep, longer each time. Fibers
+# need not, since their epoll set tells changes only.
 _FIRST_PAUSE = 0.005
 _LAST_PAUSE = 0.1
 
@@ -34,12 +35,13 @@ async def _recv(sock: socket.socket, size: int, flags: int) -> bytes:
         pass
     pause = _FIRST_PAUSE
     while True:
-        await trio.lowlevel.wait_readable(sock)
+        await wait_readable(sock)
         try:
             return sock.recv(size, flags)
         except BlockingIOError:
-            await trio.sleep(pause)
-            pause = min(2 * pause, _LAST_PAUSE)
+            if not is_fiber():
+                await sleep(pause)
+                pause = min(2 * pause, _LAST_PAUSE)
 
 
 async def recv(sock: socket.socket, size: int) -> bytes:
@@ -82,6 +84,6 @@ async def send_all(sock: socket.socket, data: bytes) -> None:
         try:
             sent += sock.send(data[sent:] if sent else data, _SEND)
         except BlockingIOError:
-            await trio.lowlevel.wait_writable(sock)
+            await wait_writable(sock)
         if sent == len(data):
             return

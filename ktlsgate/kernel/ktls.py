@@ -13,10 +13,8 @@ last can be given again.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
-from collections.abc import Iterator
 
 from ..errors import CipherUnsupported, KtlsUnavailable
 from ..wire.ciphers import CipherShape
@@ -61,15 +59,11 @@ KEY_REASONS = {
 }
 
 
-@contextlib.contextmanager
-def _refusals(error: type[KtlsUnavailable], what: str, reasons: dict[int, str]) -> Iterator[None]:
-    """Turn an OSError of the kernel into ours, with the reason in words."""
-    try:
-        yield
-    except OSError as exc:
-        code = exc.errno or 0
-        name = errno.errorcode.get(code, str(code))
-        raise error(code, f"{what}: {reasons.get(code, exc.strerror)} ({name})") from exc
+def _explain(error: OSError, what: str, reasons: dict[int, str]) -> tuple[int, str]:
+    """Put an error of the kernel into words: its errno and what to say of it."""
+    code = error.errno or 0
+    name = errno.errorcode.get(code, str(code))
+    return code, f"{what}: {reasons.get(code, error.strerror)} ({name})"
 
 
 def attach_ulp(sock: socket.socket) -> None:
@@ -81,8 +75,10 @@ def attach_ulp(sock: socket.socket) -> None:
     Raises:
         KtlsUnavailable: with the errno.
     """
-    with _refusals(KtlsUnavailable, "cannot attach the TLS layer", ULP_REASONS):
+    try:
         sock.setsockopt(socket.IPPROTO_TCP, TCP_ULP, b"tls")
+    except OSError as exc:
+        raise KtlsUnavailable(*_explain(exc, "cannot attach the TLS layer", ULP_REASONS)) from exc
 
 
 def install_tx(sock: socket.socket, info: TxCryptoInfo) -> None:
@@ -91,8 +87,12 @@ def install_tx(sock: socket.socket, info: TxCryptoInfo) -> None:
     Raises:
         CipherUnsupported: with the errno; the socket is as it was before.
     """
-    with _refusals(CipherUnsupported, "cannot install the sending key", KEY_REASONS):
+    try:
         sock.setsockopt(SOL_TLS, TLS_TX, info.pack())
+    except OSError as exc:
+        raise CipherUnsupported(
+            *_explain(exc, "cannot install the sending key", KEY_REASONS)
+        ) from exc
 
 
 def install_rx(sock: socket.socket, info: RxCryptoInfo) -> None:
@@ -103,8 +103,12 @@ def install_rx(sock: socket.socket, info: RxCryptoInfo) -> None:
     Raises:
         CipherUnsupported: with the errno; the socket is as it was before.
     """
-    with _refusals(CipherUnsupported, "cannot install the receiving key", KEY_REASONS):
+    try:
         sock.setsockopt(SOL_TLS, TLS_RX, info.pack())
+    except OSError as exc:
+        raise CipherUnsupported(
+            *_explain(exc, "cannot install the receiving key", KEY_REASONS)
+        ) from exc
 
 
 def tx_rec_seq(sock: socket.socket, shape: CipherShape) -> int:

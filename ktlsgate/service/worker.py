@@ -24,6 +24,7 @@ from OpenSSL import SSL
 from ..config import Config, KtlsPolicy, Listener, Offload
 from ..errors import ConfigError
 from ..gate.context import SessionContext
+from ..gate.fibers import Fibers
 from ..gate.listener import Gatekeeper, serve_listener
 from ..kernel.engines import Engine
 from ..kernel.openssl_probe import probe_openssl
@@ -202,11 +203,11 @@ async def _serve(config: Config, bound: list[_Bound], ready: _Ready | None) -> i
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         _announce(bound, ready)
         async with trio.open_nursery() as sessions:
+            fibers = Fibers(sessions)
+            sessions.start_soon(fibers.run)
             async with trio.open_nursery() as accepting:
                 for one in bound:
-                    accepting.start_soon(
-                        serve_listener, one.sock, one.context, gatekeeper, sessions
-                    )
+                    accepting.start_soon(serve_listener, one.sock, one.context, gatekeeper, fibers)
                 await _wait_signal(signals, gatekeeper)
                 accepting.cancel_scope.cancel()
             for one in bound:

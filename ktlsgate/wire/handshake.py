@@ -100,6 +100,7 @@ class Handshake:
         "_connection",
         "_has_output",
         "_hello",
+        "_kept",
         "_last_sent",
         "_max_bytes",
         "_reader",
@@ -128,6 +129,7 @@ class Handshake:
         self._received_under_key: int | None = None
         self._received_since = 0  # records behind the handshake
         self._last_sent = b""
+        self._kept = b""  # ChangeCipherSpecs on their way to OpenSSL
         self._has_output = False  # perhaps: a record was taken and nobody looked since
         self.is_established = False
 
@@ -136,8 +138,12 @@ class Handshake:
         """How many bytes to read next, at most."""
         return self._reader.wanted
 
+    def cut(self, data: bytes, start: int) -> int:
+        """Say where the piece ends that `receive_data` takes next: a whole record at most."""
+        return self._reader.cut(data, start)
+
     def receive_data(self, data: bytes) -> bool:
-        """Take bytes of the client, at most `wanted`; ``b""`` is the end of its stream.
+        """Take bytes of the client, at most `wanted` or one record; ``b""`` is its end.
 
         Returns:
             Whether a record became whole, so that there may be something to send.
@@ -173,9 +179,12 @@ class Handshake:
             self._received_under_key += 1
         elif record[0] == ContentType.CHANGE_CIPHER_SPEC:
             self._received_under_key = 0
-        self._connection.bio_write(record)
         if record[0] == ContentType.CHANGE_CIPHER_SPEC:
-            return False  # no handshake ends with it, and nobody answers it: spare OpenSSL a call
+            # No handshake ends with it, and nobody answers it: spare OpenSSL two calls.
+            self._kept += record
+            return False
+        self._connection.bio_write(self._kept + record if self._kept else record)
+        self._kept = b""
         self._has_output = True
         try:
             self._connection.do_handshake()

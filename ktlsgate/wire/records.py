@@ -54,8 +54,18 @@ class RecordReader:
         """The part of the next record that is here."""
         return self._buffer
 
+    def cut(self, data: bytes, start: int) -> int:
+        """Say where the piece of ``data`` ends that may be taken next, from ``start`` on.
+
+        That is `wanted` bytes on, but a whole record at a border where its length is
+        there to be seen; perhaps behind the end of ``data``.
+        """
+        if self._buffer or len(data) < start + HEADER_SIZE:
+            return start + self.wanted
+        return start + HEADER_SIZE + (data[start + 3] << 8 | data[start + 4])
+
     def receive_data(self, data: bytes) -> bytes | None:
-        """Take at most `wanted` bytes.
+        """Take at most `wanted` bytes, or as many as `cut` says.
 
         Returns:
             A whole record, header and all, once its last byte is here.

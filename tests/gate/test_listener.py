@@ -9,7 +9,15 @@ import pytest
 import trio
 import trio.testing
 from helpers.descriptors import no_descriptor_left
-from helpers.sessions import REQUEST, close, make_context, open_backend, read_all, stream
+from helpers.sessions import (
+    REQUEST,
+    close,
+    make_context,
+    open_backend,
+    open_fibers,
+    read_all,
+    stream,
+)
 
 from ktlsgate.gate.listener import Gatekeeper, serve_listener
 from ktlsgate.gate.report import Event
@@ -29,11 +37,13 @@ async def connect(listener):
 @contextlib.asynccontextmanager
 async def serving(*listeners, context, gatekeeper):
     """Serve on listeners; afterwards stop accepting, and wait for the sessions."""
-    async with trio.open_nursery() as sessions, trio.open_nursery() as accepting:
-        for one in listeners:
-            accepting.start_soon(serve_listener, one, context, gatekeeper, sessions)
-        yield
-        accepting.cancel_scope.cancel()
+    async with open_fibers() as fibers:
+        async with trio.open_nursery() as accepting:
+            for one in listeners:
+                accepting.start_soon(serve_listener, one, context, gatekeeper, fibers)
+            yield
+            accepting.cancel_scope.cancel()
+        await gatekeeper.wait_empty()
     for one in listeners:
         trio.lowlevel.notify_closing(one)
 
@@ -166,9 +176,9 @@ async def test_a_shortage_of_the_machine_is_waited_out(listener, caplog, code, a
 async def test_a_listener_that_is_none_any_more_is_a_crash_and_no_spin(listener):
     fake = FakeListener(listener, errno.EINVAL)
     client = await connect(listener)
-    async with trio.open_nursery() as sessions:
+    async with open_fibers() as fibers:
         with pytest.raises(OSError, match="EINVAL"):
-            await serve_listener(fake, make_context(tls=False), Gatekeeper(1), sessions)
+            await serve_listener(fake, make_context(tls=False), Gatekeeper(1), fibers)
     await client.aclose()
     trio.lowlevel.notify_closing(listener)
 

@@ -19,11 +19,13 @@ import socket
 import ssl
 
 import trio
+import trio.testing
 from helpers.identities import Authority
 
 from ktlsgate.config import Backend, Dialect, Limits, Listener, Route, Tls
 from ktlsgate.gate.client import RelayedClient
 from ktlsgate.gate.context import SessionContext
+from ktlsgate.gate.fibers import Fibers
 from ktlsgate.gate.handshake import perform_handshake
 from ktlsgate.gate.session import run_session
 from ktlsgate.kernel.ancillary import recv_fds
@@ -157,20 +159,57 @@ class Session:
 
 
 @contextlib.asynccontextmanager
-async def open_session(context, number=1):
-    """Run a session with a client; leaves when it has ended and reported."""
+async def open_fibers():
+    """Run fibers; afterwards wait for those that became tasks, and stop the others."""
+    async with trio.open_nursery() as running:
+        async with trio.open_nursery() as tasks:
+            fibers = Fibers(tasks)
+            running.start_soon(fibers.run)
+            yield fibers
+        running.cancel_scope.cancel()
+
+
+async def _run_as_task(run, scope):
+    with scope:
+        await run()
+
+
+async def _run_as_fiber(run, scope):
+    with scope:
+        async with open_fibers() as fibers:
+            ended = trio.Event()
+
+            async def watch():
+                await run()
+                ended.set()
+
+            fibers.start(watch())
+            await ended.wait()
+
+
+RUNNERS = {"fiber": _run_as_fiber, "task": _run_as_task}
+
+
+@contextlib.asynccontextmanager
+async def open_session(context, number=1, *, how="fiber"):
+    """Run a session with a client; leaves when it has ended and reported.
+
+    ``how``: as what it begins, a ``fiber`` or a ``task``.
+    """
     ours, theirs = tcp_pair()
     reports = []
     context = _with_report(context, reports.append)
     session = Session(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), reports)
 
     async def run():
-        with session.scope:
+        try:
             await run_session(context, theirs, ("192.0.2.7", 40000), number)
-        session.done.set()
+        finally:
+            session.done.set()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run)
+        nursery.start_soon(RUNNERS[how], run, session.scope)
+        await trio.testing.wait_all_tasks_blocked()
         try:
             yield session
         finally:

@@ -1,0 +1,375 @@
+"""Many short jobs in one Trio task: an event loop for what every connection costs.
+
+A Trio task per connection is the right thing for whatever lasts: relays, answers,
+lingering. For a handshake, one head and one handoff it is a third of the gate's CPU
+time (measured): a task is made, a cancel scope is moved three times, each wait is two
+system calls and two turns of the scheduler. So those steps are a *fiber*: an ordinary
+coroutine, which a `Fibers` resumes by itself when an epoll set of its own has news.
+
+Rules:
+
+* A fiber waits by the functions of this module only. Anything of Trio's that waits or
+  makes a cancel scope comes after `become_task`, which makes the rest of the fiber a
+  Trio task of its own.
+* The same functions work in Trio tasks, so who calls them need not know where they run.
+* The set is edge-triggered: wait only after the kernel said EAGAIN, or before the
+  first try. Waking for nothing is allowed; every wait stands in a loop that tries.
+* A descriptor that is closed or given away is told to `stop_watching` before that.
+
+A fiber that is stopped (`Fibers.run` is cancelled) gets `Stopped`, one whose deadline
+has passed `DeadlinePassed`, both at the place where it waits.
+"""
+
+from __future__ import annotations
+
+import collections
+import heapq
+import itertools
+import select
+import socket
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, NoReturn
+
+import trio
+
+__all__ = [
+    "DeadlinePassed",
+    "Fibers",
+    "Stopped",
+    "become_task",
+    "give_way",
+    "is_fiber",
+    "set_deadline",
+    "sleep",
+    "stop_watching",
+    "wait_news",
+    "wait_readable",
+    "wait_writable",
+]
+
+_BATCH = 64  # events in a row before Trio's tasks get their turn
+_ROUNDS = 8  # looks at the set in a row, for the same reason
+
+# Deadlines that pass within so many seconds are seen together: a look is at every fiber.
+_GRAIN = 0.05
+
+_NEVER = float("inf")
+
+_READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_BOTH = _READ | select.EPOLLOUT
+
+_Job = Coroutine[Any, Any, None]
+
+
+class Stopped(BaseException):
+    """The gate's own end came first; thrown into fibers as Trio's Cancelled into tasks."""
+
+
+class DeadlinePassed(Exception):
+    """What a fiber gets at the place where it waits."""
+
+
+class _Fiber:
+    """One job and what it waits for."""
+
+    __slots__ = ("alarm", "deadline", "fibers", "job", "watched")
+
+    def __init__(self, fibers: Fibers, job: _Job) -> None:
+        self.fibers = fibers
+        self.job = job
+        self.deadline = _NEVER
+        self.alarm = 0  # number of the timer that may wake it; 0 for none
+        self.watched: dict[int, int] = {}  # descriptors in the epoll set, with what is watched
+
+
+# The fiber whose code runs right now; None in Trio's tasks. One thread, one gate.
+_current: _Fiber | None = None
+
+
+class Fibers:
+    """Runs fibers; see the module."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        """Make the epoll set; the end of `run` closes it.
+
+        Args:
+            nursery: where fibers go on that become tasks.
+        """
+        self._nursery = nursery
+        self._epoll = select.epoll()
+        self._waiting: dict[int, _Fiber] = {}
+        self._is_serving = False
+        self._soon: collections.deque[_Fiber] = collections.deque()
+        self._timers: list[tuple[float, int, _Fiber]] = []
+        self._numbers = itertools.count(1)
+        self._all: set[_Fiber] = set()
+        self._next_look = self._next_deadline = _NEVER
+        self._clock = trio.CancelScope()
+
+    def start(self, job: _Job) -> None:
+        """Run a job up to its first wait, and then whenever it has news.
+
+        Whatever it raises, but for `Stopped`, ends `run`: jobs have their own barrier.
+        """
+        fiber = _Fiber(self, job)
+        self._all.add(fiber)
+        self._resume(fiber, job.send, None)
+
+    async def run(self) -> NoReturn:
+        """Serve the fibers until cancelled; then they are stopped."""
+        with self._epoll:
+            try:
+                async with trio.open_nursery() as own:
+                    own.start_soon(self._keep_time)
+                    while True:
+                        await trio.lowlevel.wait_readable(self._epoll.fileno())
+                        await self._serve()
+            finally:
+                trio.lowlevel.notify_closing(self._epoll.fileno())
+                self._stop_all()
+        raise AssertionError("an endless loop has no end")
+
+    async def _serve(self) -> None:
+        """Resume whom the set has news for, until it has none."""
+        for _ in range(_ROUNDS):
+            if not self._serve_once():
+                return
+        await trio.lowlevel.checkpoint()
+
+    def _serve_once(self) -> bool:
+        waiting, soon = self._waiting, self._soon
+        events = self._epoll.poll(0, _BATCH)
+        self._is_serving = True
+        try:
+            for descriptor, _ in events:
+                fiber = waiting.pop(descriptor, None)
+                if fiber is not None:
+                    self._resume(fiber, fiber.job.send, None)
+            for _ in range(len(soon)):
+                fiber = soon.popleft()
+                self._resume(fiber, fiber.job.send, None)
+        finally:
+            self._is_serving = False
+        return bool(events or soon)
+
+    def _resume(self, fiber: _Fiber, resume: Callable[[Any], Any], value: Any) -> None:
+        """Let a fiber go on until it waits, ends or becomes a task."""
+        global _current  # noqa: PLW0603 - what it is for
+        outer, _current = _current, fiber
+        try:
+            is_leaving = resume(value)
+        except (StopIteration, Stopped):
+            self._all.discard(fiber)
+            return
+        finally:
+            _current = outer
+        if is_leaving:
+            self._all.discard(fiber)
+            self._nursery.start_soon(_carry_on, fiber.job)
+
+    def _throw(self, fiber: _Fiber, error: BaseException) -> None:
+        for descriptor in fiber.watched:
+            self._waiting.pop(descriptor, None)
+        fiber.alarm = 0
+        self._resume(fiber, fiber.job.throw, error)
+
+    def _stop_all(self) -> None:
+        for fiber in list(self._all):
+            self._throw(fiber, Stopped())
+
+    # --- what fibers wait for ---
+
+    def watch(self, fiber: _Fiber, descriptor: int, events: int) -> None:
+        """Wake a fiber at the descriptor's next news."""
+        watched = fiber.watched.get(descriptor)
+        if watched is None:
+            self._epoll.register(descriptor, events)
+            fiber.watched[descriptor] = events
+        elif watched != events:
+            self._epoll.modify(descriptor, events)
+            fiber.watched[descriptor] = events
+        self._waiting[descriptor] = fiber
+
+    def cease(self, descriptor: int) -> None:
+        """Wake nobody at the descriptor's next news."""
+        self._waiting.pop(descriptor, None)
+
+    def forget(self, fiber: _Fiber, descriptor: int) -> None:
+        """Take a descriptor out of the set, if it is in it."""
+        if fiber.watched.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+            self._waiting.pop(descriptor, None)
+
+    def wake_soon(self, fiber: _Fiber) -> None:
+        """Resume a fiber behind all that have news now."""
+        if self._is_serving:
+            self._soon.append(fiber)
+        else:
+            self.wake_at(fiber, trio.current_time())
+
+    # --- time ---
+
+    def wake_at(self, fiber: _Fiber, when: float) -> None:
+        """Wake a fiber at a time, unless it has other news before."""
+        fiber.alarm = next(self._numbers)
+        heapq.heappush(self._timers, (when, fiber.alarm, fiber))
+        self._look_by(when)
+
+    def limit(self, fiber: _Fiber, deadline: float) -> None:
+        """Set the fiber's deadline."""
+        fiber.deadline = deadline
+        if deadline < self._next_deadline:
+            self._next_deadline = deadline
+            self._look_by(deadline)
+
+    def _look_by(self, when: float) -> None:
+        if when < self._next_look:
+            self._next_look = self._clock.deadline = when
+
+    async def _keep_time(self) -> NoReturn:
+        while True:
+            with trio.CancelScope(deadline=self._next_look) as self._clock:
+                await trio.sleep_forever()
+            self._ring()
+        raise AssertionError("an endless loop has no end")
+
+    def _ring(self) -> None:
+        """Wake whose time has come, and find out when to look again."""
+        now = trio.current_time()
+        timers = self._timers
+        while timers and timers[0][0] <= now:
+            _, alarm, fiber = heapq.heappop(timers)
+            if fiber.alarm == alarm:
+                self._resume(fiber, fiber.job.send, None)
+        if self._next_deadline <= now:
+            self._expire(now)
+        self._next_look = min(self._next_deadline, timers[0][0] if timers else _NEVER)
+
+    def _expire(self, now: float) -> None:
+        """Tell those whose deadline has passed, and find the next one."""
+        for fiber in [fiber for fiber in self._all if fiber.deadline <= now]:
+            fiber.deadline = _NEVER
+            self._throw(fiber, DeadlinePassed())
+        first = min((fiber.deadline for fiber in self._all), default=_NEVER)
+        self._next_deadline = max(first, now + _GRAIN)
+
+
+@types.coroutine
+def _wait() -> Generator[bool, None, None]:
+    yield False
+
+
+@types.coroutine
+def _leave() -> Generator[bool, None, None]:
+    yield True
+
+
+@types.coroutine
+def _resume_in_task(job: _Job) -> Generator[Any, Any, None]:
+    yield from job.__await__()
+
+
+async def _carry_on(job: _Job) -> None:
+    """Run the rest of a fiber as a Trio task."""
+    await _resume_in_task(job)  # no checkpoint before it: a job that began must end
+
+
+def is_fiber() -> bool:
+    """Whether the caller runs in a fiber, and not in a Trio task."""
+    return _current is not None
+
+
+def set_deadline(when: float) -> None:
+    """Let this fiber have `DeadlinePassed` at a time of Trio's clock; nothing in a task."""
+    if _current is not None:
+        _current.fibers.limit(_current, when)
+
+
+async def become_task() -> None:
+    """Make the rest of this fiber a Trio task, without a deadline; nothing in a task."""
+    fiber = _current
+    if fiber is not None:
+        for descriptor in list(fiber.watched):
+            fiber.fibers.forget(fiber, descriptor)
+        await _leave()
+
+
+async def wait_readable(sock: socket.socket) -> None:
+    """Return when there may be something to read, or an end."""
+    fiber = _current
+    if fiber is None:
+        await trio.lowlevel.wait_readable(sock)
+        return
+    fiber.fibers.watch(fiber, sock.fileno(), fiber.watched.get(sock.fileno(), _READ))
+    await _wait()
+
+
+async def wait_writable(sock: socket.socket) -> None:
+    """Return when there may be room to write."""
+    fiber = _current
+    if fiber is None:
+        await trio.lowlevel.wait_writable(sock)
+        return
+    fiber.fibers.watch(fiber, sock.fileno(), _BOTH)
+    await _wait()
+
+
+async def wait_news(sock: socket.socket, seconds: float) -> None:
+    """Return when something may have changed at a socket, or after so many seconds.
+
+    In a fiber that the peer has read something is such news; in a task it is not.
+    """
+    fiber = _current
+    if fiber is None:
+        with trio.move_on_after(seconds):
+            if _is_readable(sock):  # and stays so: an answer waits, or the peer's end
+                await trio.sleep_forever()
+            await trio.lowlevel.wait_readable(sock)
+        return
+    fibers = fiber.fibers
+    fibers.wake_at(fiber, trio.current_time() + seconds)
+    fibers.watch(fiber, sock.fileno(), _BOTH)
+    await _wait()
+    fiber.alarm = 0
+    fibers.cease(sock.fileno())
+
+
+def _is_readable(sock: socket.socket) -> bool:
+    try:
+        sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+async def sleep(seconds: float) -> None:
+    """Return after so many seconds."""
+    fiber = _current
+    if fiber is None:
+        await trio.sleep(seconds)
+        return
+    fiber.fibers.wake_at(fiber, trio.current_time() + seconds)
+    await _wait()
+    fiber.alarm = 0
+
+
+async def give_way() -> None:
+    """Return when all others that have news had their turn; in a task a checkpoint."""
+    fiber = _current
+    if fiber is None:
+        await trio.lowlevel.checkpoint()
+        return
+    fiber.fibers.wake_soon(fiber)
+    await _wait()
+
+
+def stop_watching(sock: socket.socket) -> None:
+    """Before a socket is closed or given away: no epoll set of ours keeps it."""
+    fiber = _current
+    if fiber is None:
+        trio.lowlevel.notify_closing(sock)
+    else:
+        fiber.fibers.forget(fiber, sock.fileno())
