@@ -11,15 +11,15 @@ Both end in the same two values, so nothing behind this module knows the differe
 
 from __future__ import annotations
 
-import functools
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from typing import Protocol
 
 from OpenSSL import SSL
 
 from ..config import Offload
 from ..kernel.engines import Engine
+from ..wire.client_hello import HelloReader
 from ..wire.counted_records import CountedRecordLayer
 from ..wire.handshake import Established, Handshake
 from .bound_handshake import BoundHandshake, perform_bound_handshake
@@ -30,20 +30,47 @@ from .offload import Offloaded, offload
 __all__ = ["Shaken", "shake_hands"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shaken:
-    """An established connection.
+class Shaken(Protocol):
+    """An established connection."""
 
-    Attributes:
-        established: what was agreed on.
-        offload: moves as much into the kernel as may go by the bound given, or finds
-            what is there; once.
-        count_records: lets OpenSSL go on until then.
-    """
+    @property
+    def established(self) -> Established:
+        """What was agreed on."""
 
-    established: Established
-    offload: Callable[[Offload], Offloaded]
-    count_records: Callable[[], CountedRecordLayer]
+    def offload(self, most: Offload) -> Offloaded:
+        """Move as much into the kernel as may go by the bound, or find what is there; once."""
+
+    def count_records(self) -> CountedRecordLayer:
+        """Let OpenSSL go on until then."""
+
+
+class _DirectShaken:
+    """Shaken by OpenSSL in memory; the keys are ours to move."""
+
+    __slots__ = ("_context", "_handshake", "_sock", "_ulp_reason", "established")
+
+    def __init__(
+        self, sock: socket.socket, handshake: Handshake, context: SessionContext, ulp_reason: str
+    ) -> None:
+        self._sock = sock
+        self._handshake = handshake
+        self._context = context
+        self._ulp_reason = ulp_reason
+        self.established = handshake.established()
+
+    def offload(self, most: Offload) -> Offloaded:
+        return offload(
+            self._sock,
+            self._handshake,
+            self.established,
+            table=self._context.table,
+            most=most,
+            ulp_reason=self._ulp_reason,
+            keeps_secrets=self._context.keeps_secrets,
+        )
+
+    def count_records(self) -> CountedRecordLayer:
+        return self._handshake.count_records()
 
 
 async def _shake_direct(
@@ -51,22 +78,24 @@ async def _shake_direct(
 ) -> Shaken:
     handshake = Handshake(tls, max_bytes=context.limits.max_handshake_bytes)
     await perform_handshake(sock, handshake)
-    established = handshake.established()
+    return _DirectShaken(sock, handshake, context, ulp_reason)
 
-    def do_offload(most: Offload) -> Offloaded:
-        return offload(
-            sock,
-            handshake,
-            established,
-            table=context.table,
-            most=most,
-            ulp_reason=ulp_reason,
-            keeps_secrets=context.keeps_secrets,
-        )
 
-    return Shaken(
-        established=established, offload=do_offload, count_records=handshake.count_records
-    )
+class _BoundShaken:
+    """Shaken by OpenSSL on the socket; it has moved what it moves."""
+
+    __slots__ = ("_handshake", "_held", "established")
+
+    def __init__(self, handshake: BoundHandshake, hello: HelloReader) -> None:
+        self._handshake = handshake
+        self.established = handshake.established(hello)
+        self._held = handshake.offload()
+
+    def offload(self, _most: Offload) -> Offloaded:
+        return _take_over(self._handshake, self.established, self._held)
+
+    def count_records(self) -> CountedRecordLayer:
+        raise AssertionError("the configuration keeps this engine from routes that ask for less")
 
 
 async def _shake_openssl(
@@ -75,21 +104,10 @@ async def _shake_openssl(
     handshake = BoundHandshake(tls, sock)
     max_bytes = context.limits.max_handshake_bytes
     hello = await perform_bound_handshake(sock, handshake, max_bytes=max_bytes)
-    established, held = handshake.established(hello), handshake.offload()
-    return Shaken(
-        established=established,
-        offload=functools.partial(_take_over, handshake, established, held),
-        count_records=_cannot_wait,
-    )
+    return _BoundShaken(handshake, hello)
 
 
-def _cannot_wait() -> CountedRecordLayer:
-    raise AssertionError("the configuration keeps this engine from routes that ask for less")
-
-
-def _take_over(
-    handshake: BoundHandshake, established: Established, held: Offload, _most: Offload
-) -> Offloaded:
+def _take_over(handshake: BoundHandshake, established: Established, held: Offload) -> Offloaded:
     """Go on from what OpenSSL left in the kernel and in user space."""
     if held is Offload.BOTH:
         if handshake.has_pending_data:

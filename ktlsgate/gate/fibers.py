@@ -40,6 +40,7 @@ __all__ = [
     "become_task",
     "give_way",
     "is_fiber",
+    "now",
     "set_deadline",
     "sleep",
     "stop_watching",
@@ -97,6 +98,7 @@ class Fibers:
             nursery: where fibers go on that become tasks.
         """
         self._nursery = nursery
+        self.now = trio.lowlevel.current_clock().current_time
         self._epoll = select.epoll()
         self._waiting: dict[int, _Fiber] = {}
         self._is_serving = False
@@ -280,6 +282,12 @@ def is_fiber() -> bool:
     return _current is not None
 
 
+def now() -> float:
+    """Trio's time, by a shorter way."""
+    fiber = _current
+    return trio.current_time() if fiber is None else fiber.fibers.now()
+
+
 def set_deadline(when: float) -> None:
     """Let this fiber have `DeadlinePassed` at a time of Trio's clock; nothing in a task."""
     if _current is not None:
@@ -328,7 +336,7 @@ async def wait_news(sock: socket.socket, seconds: float) -> None:
             await trio.lowlevel.wait_readable(sock)
         return
     fibers = fiber.fibers
-    fibers.wake_at(fiber, trio.current_time() + seconds)
+    fibers.wake_at(fiber, fibers.now() + seconds)
     fibers.watch(fiber, sock.fileno(), _BOTH)
     await _wait()
     fiber.alarm = 0
@@ -351,7 +359,7 @@ async def sleep(seconds: float) -> None:
     if fiber is None:
         await trio.sleep(seconds)
         return
-    fiber.fibers.wake_at(fiber, trio.current_time() + seconds)
+    fiber.fibers.wake_at(fiber, fiber.fibers.now() + seconds)
     await _wait()
     fiber.alarm = 0
 

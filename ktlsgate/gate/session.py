@@ -44,7 +44,7 @@ from .client import ClientGone, KernelClient, RelayedClient, linger
 from .context import SessionContext
 from .disposal import Relay, give_away
 from .engines import shake_hands
-from .fibers import DeadlinePassed, become_task, is_fiber, set_deadline, stop_watching
+from .fibers import DeadlinePassed, become_task, is_fiber, now, set_deadline, stop_watching
 from .offloading import Client, Offloading
 from .report import ConnectionReport, Event
 from .states import State, Step, advance
@@ -140,7 +140,7 @@ class _Session:
         self._ulp_reason = context.table.ulp_reason
         self._ending: Callable[[], Awaitable[None]] | None = None
         self._is_head_request = False
-        self._accepted = self._stage_began = trio.current_time()
+        self._accepted = self._stage_began = now()
         self._deadline = math.inf
         self._scope: trio.CancelScope | None = None
         self.report = ConnectionReport(
@@ -163,10 +163,10 @@ class _Session:
     def _advance(self, step: Step) -> None:
         self._state = advance(self._state, step)
 
-    def _stage_ms(self) -> float:
-        """Milliseconds since the last stage ended; starts the next one."""
-        began, self._stage_began = self._stage_began, trio.current_time()
-        return round((self._stage_began - began) * 1000, 3)
+    def _end_stage(self) -> float:
+        """Start the next stage; how many milliseconds the last one took."""
+        began, self._stage_began = self._stage_began, now()
+        return (self._stage_began - began) * 1000
 
     async def run(self) -> None:
         """Take the steps; then do what has no deadline of theirs."""
@@ -216,10 +216,10 @@ class _Session:
         client = self._client
         if client is None:
             raise AssertionError("who expects a head has a client")
-        self._limit(trio.current_time() + limits.header_timeout)
+        self._limit(self._stage_began + limits.header_timeout)
         head_and_trailing = await self._read_head(client)
         if head_and_trailing:
-            self._limit(trio.current_time() + limits.handoff_timeout)
+            self._limit(self._stage_began + limits.handoff_timeout)
             await self._dispose(*head_and_trailing)
 
     def _time_out(self) -> None:
@@ -253,7 +253,7 @@ class _Session:
         self._client = offloading.client
         self._advance(_OFFLOAD_STEPS[offloading.is_settled, offloading.offload is Offload.BOTH])
         self._report_offload(offloading)
-        report.handshake_ms = self._stage_ms()
+        report.handshake_ms = self._end_stage()
 
     def _attach_ulp(self) -> None:
         """Right after accept: once the client has sent FIN it is too late."""
@@ -303,7 +303,7 @@ class _Session:
         report.method = head.method.decode("latin-1")
         report.target = head.target.decode("latin-1")
         report.host = head.host
-        report.header_ms = self._stage_ms()
+        report.header_ms = self._end_stage()
         return head, trailing
 
     async def _dispose(self, head: RequestHead, trailing: bytes) -> None:
@@ -376,7 +376,7 @@ class _Session:
         """The backend has it (invariant I1): no deadline of ours counts any more."""
         self._advance(step)
         self.report.event = Event.HANDOFF if step is Step.HANDOFF_ACKNOWLEDGED else Event.RELAY
-        self.report.handoff_ms = self._stage_ms()
+        self.report.handoff_ms = self._end_stage()
         key = (self.report.tls, self.report.cipher, self.report.ktls)
         self._context.metrics.handoffs[key] += 1
 
@@ -425,7 +425,7 @@ class _Session:
         if self._offloading:
             self._offloading.forget()
         report = self.report
-        report.duration_ms = round((trio.current_time() - self._accepted) * 1000, 3)
+        report.duration_ms = (now() - self._accepted) * 1000
         metrics = self._context.metrics
         metrics.outcomes[report.event.value] += 1
         if report.reason:

@@ -207,15 +207,17 @@ class Handshake:
         return output
 
     def _count_sent(self, output: bytes) -> None:
+        if self._sent_under_key is None and self._is_tls13:
+            # The flight in which this secret appears still goes out under handshake keys.
+            if SERVER_TRAFFIC_SECRET in self._secrets:
+                self._sent_under_key = 0
+            return
         for record in split_records(output):
             if self._sent_under_key is not None:
                 self._sent_under_key += 1
                 self._last_sent = record
-            elif record[0] == ContentType.CHANGE_CIPHER_SPEC and not self._is_tls13:
+            elif record[0] == ContentType.CHANGE_CIPHER_SPEC:
                 self._sent_under_key = 0
-        # The flight in which this secret appears still goes out under handshake keys.
-        if self._sent_under_key is None and SERVER_TRAFFIC_SECRET in self._secrets:
-            self._sent_under_key = 0
 
     @property
     def _is_tls13(self) -> bool:

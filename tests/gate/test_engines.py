@@ -78,16 +78,14 @@ def established(cipher="TLS_AES_128_GCM_SHA256", *, has_mfl=False):
 
 def test_with_both_keys_in_the_kernel_openssl_is_forgotten():
     handshake = FakeHandshake()
-    offloaded = engines._take_over(handshake, established(), Offload.BOTH, Offload.BOTH)
+    offloaded = engines._take_over(handshake, established(), Offload.BOTH)
     assert (offloaded.offload, offloaded.reason, offloaded.records) == (Offload.BOTH, "", None)
     assert handshake.calls == ["forget"]
 
 
 def test_bytes_that_openssl_read_ahead_would_be_lost_and_are_a_crash():
     with pytest.raises(AssertionError) as caught:
-        engines._take_over(
-            FakeHandshake(has_pending_data=True), established(), Offload.BOTH, Offload.BOTH
-        )
+        engines._take_over(FakeHandshake(has_pending_data=True), established(), Offload.BOTH)
     assert str(caught.value) == "OpenSSL read past the handshake, which it never does"
 
 
@@ -104,7 +102,7 @@ LEFT = [
 @pytest.mark.parametrize(("held", "agreed", "reason", "detail"), LEFT, ids=[r[2] for r in LEFT])
 def test_what_openssl_kept_has_a_reason(held, agreed, reason, detail):
     handshake = FakeHandshake()
-    offloaded = engines._take_over(handshake, agreed, held, Offload.BOTH)
+    offloaded = engines._take_over(handshake, agreed, held)
     assert (offloaded.offload, offloaded.reason, offloaded.detail) == (held, reason, detail)
     assert offloaded.records == "records"
     assert handshake.calls == ["record layer"]

@@ -5,7 +5,6 @@ from helpers.sessions import make_backend, make_context, tcp_pair
 
 from ktlsgate.config import Offload, Route
 from ktlsgate.gate.client import KernelClient, RelayedClient
-from ktlsgate.gate.engines import Shaken
 from ktlsgate.gate.offload import Offloaded
 from ktlsgate.gate.offloading import Offloading
 from ktlsgate.wire.handoff import Mode
@@ -26,13 +25,18 @@ class FakeRecords:
 
 
 class FakeEngine:
-    """An engine whose kernel can do so much."""
+    """An engine whose kernel can do so much; a `Shaken`."""
+
+    established = None
 
     def __init__(self, able=BOTH, **counted):
         self.able = able
         self.counted = FakeRecords(**counted)
         self.asked = []
         self.records = FakeRecords()
+
+    def count_records(self):
+        return self.counted
 
     def offload(self, most):
         self.asked.append(most)
@@ -52,8 +56,7 @@ def sock():
 
 
 def begin(sock, engine, *, most=BOTH, at_once=None):
-    shaken = Shaken(established=None, offload=engine.offload, count_records=lambda: engine.counted)
-    return Offloading(sock, shaken, most=most, at_once=at_once)
+    return Offloading(sock, engine, most=most, at_once=at_once)
 
 
 def route(offload):
