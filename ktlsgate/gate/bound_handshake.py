@@ -31,7 +31,6 @@ import errno
 import socket
 from collections.abc import Awaitable, Callable
 
-import trio
 from OpenSSL import SSL
 
 from ..config import Offload
@@ -43,6 +42,7 @@ from ..wire.handshake import Established, collect_established, sort_failure
 from ..wire.hello_peek import MAX_HELLO, look_at_hello
 from ..wire.openssl_extra import rebind_to_memory
 from ..wire.record_layer import RecordLayer
+from .fibers import sleep, wait_readable, wait_writable
 from .stream import peek
 
 __all__ = ["BoundHandshake", "Progress", "perform_bound_handshake"]
@@ -154,11 +154,12 @@ def _gone(error: SSL.SysCallError) -> HandshakeFailed:
 # client could spin us at 100 % CPU. Sleep, longer each time that nothing is new, and
 # between looks at a hello in any case: each look reads all of it again.
 _FIRST_PAUSE = 0.001
+_FREE_WAITS = 2  # as many as an ordinary handshake has; what is read is not asked for before
 _LAST_PAUSE = 0.1
 
 _WAITS: dict[Progress, Callable[[socket.socket], Awaitable[None]]] = {
-    Progress.WANTS_READ: trio.lowlevel.wait_readable,
-    Progress.WANTS_WRITE: trio.lowlevel.wait_writable,
+    Progress.WANTS_READ: wait_readable,
+    Progress.WANTS_WRITE: wait_writable,
 }
 
 
@@ -174,7 +175,7 @@ class _Patience:
         if measure != self._seen:
             self._seen, self._pause = measure, _FIRST_PAUSE
             return
-        await trio.sleep(self._pause)
+        await sleep(self._pause)
         self._pause = min(2 * self._pause, _LAST_PAUSE)
 
 
@@ -199,32 +200,41 @@ async def perform_bound_handshake(
     else then and must be closed.
     """
     try:
-        hello = await _see_hello(sock)
-        patience = _Patience()
+        hello = await _see_hello(sock, max_bytes)
+        patience, waits = _Patience(), 0
         while (progress := handshake.advance()) is not Progress.DONE:
-            taken = bytes_taken(sock)
-            if taken > max_bytes:
-                raise HandshakeFailed(
-                    "handshake_too_long", f"expected at most {max_bytes} bytes of handshake"
-                )
+            taken, waits = 0, waits + 1
+            if waits > _FREE_WAITS:
+                taken = bytes_taken(sock)
+                _check_size(taken, max_bytes)
             await _WAITS[progress](sock)
-            await patience.after(taken)
+            if waits > _FREE_WAITS:
+                await patience.after(taken)
     except OSError as exc:
         raise HandshakeFailed("client_gone", f"the client is gone: {exc.strerror}") from exc
     return hello
 
 
-async def _see_hello(sock: socket.socket) -> HelloReader:
+def _check_size(taken: int, max_bytes: int) -> None:
+    if taken > max_bytes:
+        raise HandshakeFailed(
+            "handshake_too_long", f"expected at most {max_bytes} bytes of handshake"
+        )
+
+
+async def _see_hello(sock: socket.socket, max_bytes: int) -> HelloReader:
     """Look until the ClientHello is whole."""
-    patience = _Patience()
+    await wait_readable(sock)  # a client that has just connected has not said anything yet
+    patience, may_grow = _Patience(), True
     while True:
-        # Asked first: bytes that came in front of the end must be looked at once more.
-        may_grow = is_established(sock)
         data = await peek(sock, MAX_HELLO)
         if not data:
             raise HandshakeFailed("client_gone", "expected a ClientHello, got end of file")
+        _check_size(len(data), max_bytes)
         if hello := look_at_hello(data):
             return hello
         if not may_grow:
             raise HandshakeFailed("client_gone", "expected a handshake record, got end of file")
+        # Bytes that came in front of the end are looked at once more.
+        may_grow = is_established(sock)
         await patience.after(0)

@@ -212,7 +212,7 @@ async def test_half_a_hello_is_looked_at_ever_less(pair, monkeypatch, grows):
 
     hello = hello_of(client_context(ssl.TLSVersion.TLSv1_3))
     look = bound_handshake.look_at_hello
-    monkeypatch.setattr(bound_handshake.trio, "sleep", sleep)
+    monkeypatch.setattr(bound_handshake, "sleep", sleep)
     monkeypatch.setattr(
         bound_handshake, "look_at_hello", lambda data: looks.append(len(data)) or look(data)
     )
