@@ -41,7 +41,7 @@ from ..wire.client_hello import HelloReader
 from ..wire.handshake import Established, collect_established, sort_failure
 from ..wire.hello_peek import MAX_HELLO, look_at_hello
 from ..wire.openssl_extra import rebind_to_memory
-from ..wire.record_layer import RecordLayer
+from ..wire.record_layer import BOTH_ENDS, RecordLayer
 from .fibers import sleep, wait_readable, wait_writable
 from .stream import peek
 
@@ -132,7 +132,7 @@ class BoundHandshake:
 
         Marked shut down first, or OpenSSL would drop the session from its cache.
         """
-        self._connection.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
+        self._connection.set_shutdown(BOTH_ENDS)
         del self._connection
 
     def into_record_layer(self) -> RecordLayer:

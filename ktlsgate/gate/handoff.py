@@ -21,6 +21,8 @@ from .stream import send_all
 
 __all__ = ["hand_off"]
 
+_STREAM = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+
 _FIRST_PAUSE = 0.001
 _LAST_PAUSE = 0.05
 
@@ -76,7 +78,7 @@ async def hand_off(
 
 def _open_socket() -> socket.socket:
     try:
-        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        return socket.socket(socket.AF_UNIX, _STREAM)
     except OSError as exc:
         raise BackendUnavailable(
             "no_descriptors", f"expected a descriptor for the handoff, got: {exc.strerror}"

@@ -40,18 +40,23 @@ class Gatekeeper:
         """Let at most so many connections in at once."""
         self._max = max_connections
         self._waiting = trio.lowlevel.ParkingLot()
-        self._is_full = False
+        self._was_full = False
         self.held = 0
         self.numbers: Iterator[int] = itertools.count(1)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another one."""
+        return self.held >= self._max
 
     async def wait_for_room(self) -> None:
         """Return at once, or when a connection has ended.
 
         A full gate is said once, and again only after it was half empty.
         """
-        while self.held >= self._max:
-            if not self._is_full:
-                self._is_full = True
+        while self.is_full:
+            if not self._was_full:
+                self._was_full = True
                 _log.warning("full: %d connections held, the next ones wait", self.held)
             await self._waiting.park()
 
@@ -64,8 +69,9 @@ class Gatekeeper:
         """One connection less."""
         self.held -= 1
         if 2 * self.held <= self._max:
-            self._is_full = False
-        self._waiting.unpark_all()
+            self._was_full = False
+        if self._waiting:
+            self._waiting.unpark_all()
 
 
 async def serve_listener(
@@ -91,7 +97,8 @@ async def serve_listener(
     while True:
         await trio.lowlevel.wait_readable(listener)
         for _ in range(_BATCH):
-            await gatekeeper.wait_for_room()
+            if gatekeeper.is_full:
+                await gatekeeper.wait_for_room()
             try:
                 sock, address = listener.accept()
             except BlockingIOError:

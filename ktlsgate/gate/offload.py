@@ -80,7 +80,10 @@ def _refusal(
         (suite is not None and table.supports(suite) is Offload.NONE, "kernel"),
         (handshake.has_pending_data, "pending_data"),
     )
-    return next((reason for is_refused, reason in reasons if is_refused), "")
+    for is_refused, reason in reasons:
+        if is_refused:
+            return reason
+    return ""
 
 
 def offload(

@@ -17,9 +17,9 @@ from .fibers import is_fiber, sleep, wait_readable, wait_writable
 
 __all__ = ["peek", "recv", "recv_exactly", "send_all"]
 
-_RECV = socket.MSG_DONTWAIT
-_PEEK = socket.MSG_DONTWAIT | socket.MSG_PEEK
-_SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_RECV = int(socket.MSG_DONTWAIT)
+_PEEK = int(socket.MSG_DONTWAIT | socket.MSG_PEEK)
+_SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 # Linux 6.1 reports an offloaded socket as readable while half a record is there, and
 # then has nothing: a client could spin us at 100 % CPU. Sleep, longer each time. Fibers

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 __all__ = ["PeerCredentials", "peer_credentials", "recv_fds", "send_fds", "unread_bytes"]
 
+_SEND = int(socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
 _FD_SIZE = array.array("i").itemsize
 _UCRED = struct.Struct("iII")  # pid, uid, gid: struct ucred of linux/socket.h
 
@@ -39,7 +40,7 @@ def send_fds(sock: socket.socket, data: bytes, fds: list[int]) -> int:
         OSError: EAGAIN and nothing went; EPIPE or ECONNRESET when the peer is gone.
     """
     rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
-    return sock.sendmsg([data], [rights], socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+    return sock.sendmsg([data], [rights], _SEND)
 
 
 def recv_fds(

@@ -44,7 +44,7 @@ from .handoff import TlsFacts
 from .key_schedule import TrafficSecret, TrafficSecrets, derive_key_block
 from .keylog import CLIENT_TRAFFIC_SECRET, SERVER_TRAFFIC_SECRET
 from .openssl_extra import is_session_reused
-from .record_layer import RecordLayer, drain_output, openssl_reason
+from .record_layer import BOTH_ENDS, RecordLayer, drain_output, openssl_reason
 from .records import HEADER_SIZE, ContentType, RecordReader, split_records
 
 __all__ = [
@@ -288,7 +288,7 @@ class Handshake:
         Marked shut down first, or OpenSSL would drop the session from its cache,
         and a client without ticket support could not resume. Nothing is sent.
         """
-        self._connection.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
+        self._connection.set_shutdown(BOTH_ENDS)
         self._secrets.clear()
         del self._connection
 

@@ -13,9 +13,10 @@ from OpenSSL import SSL
 
 from ..errors import LocalProtocolError, RemoteProtocolError
 
-__all__ = ["RecordLayer", "drain_output", "openssl_reason"]
+__all__ = ["BOTH_ENDS", "RecordLayer", "drain_output", "openssl_reason"]
 
 _CHUNK = 65_536
+BOTH_ENDS = SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN
 
 
 def drain_output(connection: SSL.Connection) -> bytes:
@@ -129,5 +130,5 @@ class RecordLayer:
         being marked shut down; a cut of the transport is no reason for that.
         """
         if not self._error:
-            self._connection.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
+            self._connection.set_shutdown(BOTH_ENDS)
         del self._connection
