@@ -34,7 +34,6 @@ async def perform_handshake(sock: socket.socket, handshake: Handshake) -> None:
         await wait_readable(sock)  # a client that has just connected has not said anything yet
         await _receive_first_flight(sock, handshake)
         while not handshake.is_established:
-            await wait_readable(sock)  # all that was there is used
             used, output = _receive(handshake, await peek(sock, _FLIGHT))
             await recv_exactly(sock, used)
             if output:
