@@ -21,6 +21,7 @@ from ..config import Offload
 from ..errors import KtlsUnavailable
 from ..kernel.ktls import has_tx, install_rx, install_tx
 from ..wire.ciphers import CipherSuite, Version
+from ..wire.crypto_info import RxCryptoInfo
 from ..wire.handshake import Established, Handshake
 from ..wire.key_schedule import TrafficSecrets
 from ..wire.record_layer import RecordLayer
@@ -123,8 +124,14 @@ def offload(
         return _keep_all(handshake, "key_refused", str(exc))
     if not has_tx(sock):
         raise AssertionError("the kernel took the sending key and does not have it")
-    if table.supports(suite).at_most(most) is not Offload.BOTH:
+    if not Offload.BOTH.is_within(table.supports(suite).at_most(most)):
         return _keep_rx(handshake, "tx_only", "")
+    return _offload_rx(sock, handshake, rx, secrets)
+
+
+def _offload_rx(
+    sock: socket.socket, handshake: Handshake, rx: RxCryptoInfo, secrets: TrafficSecrets | None
+) -> Offloaded:
     try:
         install_rx(sock, rx)
     except KtlsUnavailable as exc:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from traceback import format_exception
 
 __all__ = ["ConnectionReport", "Event", "Report"]
 
@@ -80,6 +81,15 @@ class ConnectionReport:
     bytes_in: int = 0
     bytes_out: int = 0
     traceback: str = field(default="", repr=False)
+
+    def end(self, event: Event, reason: str, detail: str = "") -> None:
+        """Say how it ended."""
+        self.event, self.reason, self.detail = event, reason, detail
+
+    def crash(self, error: BaseException) -> None:
+        """Keep a bug of ours."""
+        self.end(Event.CRASHED, "crashed", f"{type(error).__name__}: {error}")
+        self.traceback = "".join(format_exception(error))
 
 
 Report = Callable[[ConnectionReport], None]

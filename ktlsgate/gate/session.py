@@ -7,8 +7,8 @@ common way: handshake, keys, head, handoff. Where OpenSSL has to go on, and for 
 follows a step's verdict (an answer, a relay), it becomes a Trio task.
 
 Deadlines: one per session, moved from step to step. What times out is known from the
-state (`_TIMEOUTS`). It does not reach what follows a step's verdict, not even if it
-passes in the very moment of the verdict.
+state. It does not reach what follows a step's verdict, not even if it passes in the very
+moment of the verdict.
 
 Invariants kept here: I1 (one owner: `finish` runs once for every session, and
 never calls shutdown() on a socket that was acknowledged) and I6 (cancellation: a
@@ -26,7 +26,6 @@ import contextlib
 import functools
 import math
 import socket
-import traceback
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -36,10 +35,10 @@ from ..config import KtlsPolicy, Offload, Route
 from ..errors import HandoffError, HandshakeFailed, HeadRejected, KtlsUnavailable
 from ..kernel.ktls import attach_ulp
 from ..kernel.sockets import format_address, unmap_address
-from ..wire.error_response import build_error_response
 from ..wire.handoff import Handoff, Mode, TlsFacts
 from ..wire.http_head import RequestHead
 from ..wire.routes import match_route
+from .answers import MISDIRECTED, NO_ROUTE, SILENT_FAILURES, TIMEOUTS, answer
 from .client import ClientGone, KernelClient, RelayedClient, linger
 from .context import SessionContext
 from .disposal import Relay, give_away
@@ -51,28 +50,12 @@ from .states import State, Step, advance
 
 __all__ = ["run_session"]
 
-# What to tell a client whose time ran out: HTTP status (0: nothing), reason, words.
-_TIMEOUTS = {
-    State.EXPECT_HANDSHAKE: (0, "handshake_timeout", "the handshake took too long"),
-    State.EXPECT_HEAD: (408, "header_timeout", "the request head took too long"),
-    State.EXPECT_DISPOSAL: (503, "handoff_timeout", "the backend did not take the connection"),
-}
-
-_NO_ROUTE = (404, "no_route", "no route for this host and path")
-_MISDIRECTED = (421, "misdirected", "the route allows less offload than the name asked for in TLS")
-
-# Failed handshakes after which there is nobody to hear anything.
-_SILENT_FAILURES = frozenset(("client_gone", "not_tls"))
-
 # By whether all has moved that will, and whether the kernel holds it all.
 _OFFLOAD_STEPS = {
     (True, True): Step.KEYS_INSTALLED,
     (True, False): Step.OFFLOAD_REFUSED,
     (False, False): Step.OFFLOAD_DEFERRED,
 }
-
-# How long an answer of our own may take to leave; it fits into any send buffer.
-_ANSWER_SECONDS = 5.0
 
 
 async def run_session(
@@ -86,17 +69,17 @@ async def run_session(
     try:
         await session.run()
     except Exception as exc:  # noqa: BLE001 - the crash barrier
-        session.note_crash(exc)
+        session.report.crash(exc)
     except BaseExceptionGroup as group:
         # Nurseries wrap, a crash in the moment of a cancellation together with it.
         crash, rest = group.split(Exception)
-        session.note_shutdown()
+        session.report.end(Event.SHUTDOWN, "shutdown")
         if crash is not None:
-            session.note_crash(crash)
+            session.report.crash(crash)
         if rest is not None:
             raise rest from None
     except BaseException:
-        session.note_shutdown()
+        session.report.end(Event.SHUTDOWN, "shutdown")
         raise
     finally:
         session.finish()
@@ -148,17 +131,6 @@ class _Session:
             listener=context.listener.address,
             client=format_address(remote),
         )
-
-    def note_crash(self, error: BaseException) -> None:
-        """Keep a bug of ours for the report."""
-        report = self.report
-        report.event, report.reason = Event.CRASHED, "crashed"
-        report.detail = f"{type(error).__name__}: {error}"
-        report.traceback = "".join(traceback.format_exception(error))
-
-    def note_shutdown(self) -> None:
-        """The gate's own end came first."""
-        self.report.event, self.report.reason = Event.SHUTDOWN, "shutdown"
 
     def _advance(self, step: Step) -> None:
         self._state = advance(self._state, step)
@@ -223,10 +195,10 @@ class _Session:
             await self._dispose(*head_and_trailing)
 
     def _time_out(self) -> None:
-        status, reason, detail = _TIMEOUTS[self._state]
+        status, reason, detail = TIMEOUTS[self._state]
         is_contested = self._state is State.EXPECT_DISPOSAL
         self._advance(Step.DEADLINE_PASSED)
-        self._end(Event.BACKEND_FAILED if is_contested else Event.TIMEOUT, reason, detail)
+        self.report.end(Event.BACKEND_FAILED if is_contested else Event.TIMEOUT, reason, detail)
         if status:
             self._ending = functools.partial(self._answer, status, is_contested=is_contested)
 
@@ -271,12 +243,12 @@ class _Session:
 
     def _refuse_handshake(self, failure: HandshakeFailed) -> None:
         gone = failure.reason == "client_gone"
-        self._end(
+        self.report.end(
             Event.CLIENT_GONE if gone else Event.HANDSHAKE_FAILED, failure.reason, str(failure)
         )
         if failure.reason == "plain_http":
             self._ending = self._answer_plain_http
-        elif failure.reason not in _SILENT_FAILURES:
+        elif failure.reason not in SILENT_FAILURES:
             # The alert, too, is lost if we close with bytes unread.
             self._ending = functools.partial(linger, self._sock)
 
@@ -290,12 +262,12 @@ class _Session:
             head, trailing = await client.read_head(self._context.head_limits)
         except HeadRejected as exc:
             self._advance(Step.HEAD_REJECTED)
-            self._end(Event.REFUSED, "bad_head", exc.reason)
+            self.report.end(Event.REFUSED, "bad_head", exc.reason)
             self._ending = functools.partial(self._answer, exc.status)
             return None
         except ClientGone as exc:
             self._advance(Step.PEER_CLOSED)
-            self._end(Event.CLIENT_GONE, exc.reason, str(exc))
+            self.report.end(Event.CLIENT_GONE, exc.reason, str(exc))
             return None
         self._advance(Step.HEAD_RECEIVED)
         self._is_head_request = head.method == b"HEAD"
@@ -309,11 +281,11 @@ class _Session:
     async def _dispose(self, head: RequestHead, trailing: bytes) -> None:
         """Steps 8 to 11: route, hand off, and relay where the kernel holds less."""
         route = match_route(self._context.routes, head)
-        refusal = self._refusal(route, trailing) if route else _NO_ROUTE
+        refusal = self._refusal(route, trailing) if route else NO_ROUTE
         if refusal or not route:
-            status, reason, detail = refusal or _NO_ROUTE
+            status, reason, detail = refusal or NO_ROUTE
             self._advance(Step.REJECTED)
-            self._end(Event.REFUSED, reason, detail)
+            self.report.end(Event.REFUSED, reason, detail)
             self._ending = functools.partial(self._answer, status)
             return
         self.report.backend = route.backend.name
@@ -321,7 +293,7 @@ class _Session:
             await self._give_away(head, trailing, route)
         except HandoffError as exc:
             self._advance(Step.HANDOFF_FAILED)
-            self._end(Event.BACKEND_FAILED, exc.reason, str(exc))
+            self.report.end(Event.BACKEND_FAILED, exc.reason, str(exc))
             self._ending = functools.partial(self._answer, exc.status)
 
     def _refusal(self, route: Route, trailing: bytes) -> tuple[int, str, str] | None:
@@ -335,7 +307,7 @@ class _Session:
             self._client = offloading.client
             self._report_offload(offloading)
         if not is_allowed:
-            return _MISDIRECTED
+            return MISDIRECTED
         listener = self._context.listener
         wanted = listener.offload.at_most(route.offload)
         if listener.ktls is KtlsPolicy.REQUIRE and not wanted.is_within(offloading.offload):
@@ -388,9 +360,6 @@ class _Session:
         if end.reason:
             report.reason, report.detail = end.reason, end.detail
 
-    def _end(self, event: Event, reason: str, detail: str) -> None:
-        self.report.event, self.report.reason, self.report.detail = event, reason, detail
-
     async def _answer(self, status: int, *, detail: str = "", is_contested: bool = False) -> None:
         """Answer in the backend's place and end the connection.
 
@@ -401,10 +370,7 @@ class _Session:
         if client is None:
             raise AssertionError("there is nobody to answer before the handshake")
         self.report.status = status
-        answer = build_error_response(status, is_head_request=self._is_head_request, detail=detail)
-        with contextlib.suppress(OSError), trio.move_on_after(_ANSWER_SECONDS):
-            await client.send_all(answer)
-            await client.say_goodbye()
+        await answer(client, status, is_head_request=self._is_head_request, detail=detail)
         if is_contested:
             self._give_up()
 
