@@ -1,0 +1,318 @@
+"""How fibers end: as tasks, stopped, by bugs; and what is left of their descriptors."""
+
+import socket
+
+import pytest
+import trio
+from helpers.fibers import WAITS, Log, Steps, open_pairs, recv, settled, watched
+from helpers.sessions import open_fibers, own_descriptors
+
+from ktlsgate.gate.fibers import (
+    Fibers,
+    Stopped,
+    become_task,
+    give_way,
+    is_fiber,
+    set_deadline,
+    sleep,
+    stop_watching,
+    wait_readable,
+    wait_writable,
+)
+
+
+@pytest.fixture
+def pairs():
+    with open_pairs() as make:
+        yield make
+
+
+@pytest.fixture
+def pair(pairs):
+    return pairs()
+
+
+# --- becoming a task ----------------------------------------------------------------------
+
+
+async def test_a_fiber_that_became_a_task_is_one(pair, autojump_clock):
+    near, far = pair
+    log = Log()
+
+    async def job():
+        set_deadline(log.began + 5)
+        log.note(await recv(near))
+        await become_task()
+        assert not is_fiber()
+        log.note("task")
+        with trio.move_on_after(100):
+            await trio.sleep_forever()
+        log.note("cancelled")  # and the fiber's deadline did not count
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep, 1)
+        log.note(await recv(near))
+        set_deadline(trio.current_time())
+        await sleep(1)
+        await give_way()
+        await become_task()
+        log.note("still a task")
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        await settled()
+        far.send(b"x")
+        await trio.sleep(200)
+        far.send(b"y")
+    assert log == [
+        (b"x", 0), ("task", 0), ("cancelled", 100), (b"y", 200), ("still a task", 201),
+    ]  # fmt: skip
+
+
+async def test_a_fiber_that_became_a_task_has_nothing_in_the_set(pairs):
+    (a, to_a), (b, _) = pairs(), pairs()
+
+    async def job():
+        await recv(a)
+        await wait_writable(b)
+        assert watched(fibers) == sorted((a.fileno(), b.fileno()))
+        await become_task()
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        fibers = Fibers(nursery)
+        nursery.start_soon(fibers.run)
+        fibers.start(job())
+        await settled()
+        assert watched(fibers) == [a.fileno()]
+        to_a.send(b"x")
+        await settled()
+        assert watched(fibers) == []
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_fiber_becomes_a_task_before_run_had_its_first_turn():
+    log = []
+
+    async def job():
+        await become_task()
+        log.append(is_fiber())
+        await trio.lowlevel.checkpoint()
+        log.append("task")
+
+    async with trio.open_nursery() as nursery:
+        fibers = Fibers(nursery)
+        fibers.start(job())
+        assert log == []
+        nursery.start_soon(fibers.run)
+        await settled()
+        assert log == [False, "task"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_cancelled_nursery_lets_the_rest_begin_and_cancels_it(pair):
+    """A session that was one must report, whatever comes between."""
+    log = []
+
+    async def job():
+        try:
+            await become_task()
+            log.append("began")
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            log.append("cancelled")
+            raise
+        finally:
+            log.append("over")
+
+    async with trio.open_nursery() as nursery:
+        fibers = Fibers(nursery)
+        fibers.start(job())
+        nursery.cancel_scope.cancel()
+    assert log == ["began", "cancelled", "over"]
+
+
+async def test_a_task_that_was_a_fiber_is_cancelled_by_trio():
+    log = []
+
+    async def job():
+        await become_task()
+        try:
+            await trio.sleep_forever()
+        finally:
+            log.append("over")
+
+    async with trio.open_nursery() as nursery:
+        fibers = Fibers(nursery)
+        nursery.start_soon(fibers.run)
+        fibers.start(job())
+        await settled()
+        assert log == []
+        nursery.cancel_scope.cancel()
+    assert log == ["over"]
+
+
+async def test_what_a_task_raises_that_was_a_fiber_reaches_its_nursery():
+    async def job():
+        await become_task()
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with trio.open_nursery() as nursery:
+            fibers = Fibers(nursery)
+            nursery.start_soon(fibers.run)
+            fibers.start(job())
+    (error,) = caught.value.exceptions
+    assert repr(error) == "ZeroDivisionError('a bug')"
+
+
+# --- the end --------------------------------------------------------------------------------
+
+
+async def _give_way_for_ever(_):
+    while True:
+        await give_way()
+
+
+@pytest.mark.parametrize("wait", [*WAITS, "give_way"])
+async def test_a_fiber_is_stopped_where_it_waits_and_cleans_up_once(wait):
+    before = own_descriptors()
+    log = []
+    near, far = socket.socketpair()
+    near.setblocking(False)
+
+    async def job():
+        try:
+            await {**WAITS, "give_way": _give_way_for_ever}[wait](near)
+        except Exception:
+            log.append("an error")
+        except Stopped:
+            log.append("stopped")
+            raise
+        finally:
+            stop_watching(near)
+            near.close()
+            log.append("closed")
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+        assert log == []
+    assert log == ["stopped", "closed"]
+    far.close()
+    assert own_descriptors() == before
+
+
+async def test_all_are_stopped_and_the_set_is_closed(pairs):
+    before = own_descriptors()
+    log = []
+
+    async def job(number):
+        try:
+            await sleep(1000)
+        finally:
+            log.append(number)
+
+    async with open_fibers() as fibers:
+        for number in range(100):
+            fibers.start(job(number))
+        await settled()
+    assert sorted(log) == list(range(100))
+    assert own_descriptors() == before
+
+
+def _bug(error):
+    """The one error inside groups of one."""
+    while isinstance(error, BaseExceptionGroup):
+        (error,) = error.exceptions
+    return repr(error)
+
+
+RAISERS = {"news": wait_readable, "time": lambda _: sleep(0), "deadline": lambda _: sleep(1000)}
+
+
+# --- descriptors ----------------------------------------------------------------------------
+
+
+async def test_a_number_that_is_used_again_within_a_batch_harms_nobody(pairs):
+    """The old file's news come when the number is a new file's, of another fiber."""
+    (a, to_a), (old, to_old), (new, to_new) = pairs(), pairs(), pairs()
+    number, reused, log = old.fileno(), [], []
+
+    async def second(sock):
+        for _ in range(2):
+            log.append(await recv(sock))
+
+    async def first():
+        await recv(old)
+        await recv(a)
+        stop_watching(old)
+        old.close()
+        reused.append(new.dup())
+        assert reused[0].fileno() == number
+        fibers.start(second(reused[0]))
+        log.append("replaced")
+
+    async with open_fibers() as fibers:
+        fibers.start(first())
+        await settled()
+        to_old.send(b"1")
+        await settled()
+        to_a.send(b"x")
+        to_old.send(b"2")
+        await settled()
+        assert log == ["replaced"]
+        to_new.send(b"new")
+        await settled()
+        to_new.send(b"news")
+        await settled()
+        assert log == ["replaced", b"new", b"news"]
+    reused[0].close()
+
+
+@pytest.mark.parametrize("lives_on", [False, True])
+async def test_stop_watching_takes_the_descriptor_out_of_the_set(pair, lives_on):
+    near, far = pair
+    elsewhere = near.dup() if lives_on else None
+
+    async def job():
+        await recv(near)
+        assert watched(fibers) == [near.fileno()]
+        stop_watching(near)
+        assert watched(fibers) == []
+        stop_watching(near)  # not in it: nothing happens
+        near.close()
+        await sleep(1000)
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        await settled()
+        far.send(b"x")
+        await settled()
+        assert watched(fibers) == []
+        if elsewhere:
+            steps = Steps()
+            trio.lowlevel.add_instrument(steps)
+            far.send(b"y")
+            await settled()
+            assert steps.count <= 1  # this task: nobody else woke
+            trio.lowlevel.remove_instrument(steps)
+            elsewhere.close()
+
+
+async def test_a_socket_may_be_watched_again_after_stop_watching(pair):
+    near, far = pair
+    log = []
+
+    async def job():
+        for _ in range(3):
+            log.append(await recv(near))
+            stop_watching(near)
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        for data in (b"a", b"b", b"c"):
+            await settled()
+            far.send(data)
+        await settled()
+        assert log == [b"a", b"b", b"c"]

@@ -1,0 +1,425 @@
+"""Fibers: who wakes when, in turn with whom, and what the same is in a task."""
+
+import contextlib
+import math
+import socket
+
+import pytest
+import trio
+import trio.testing
+from helpers.fibers import Log, Steps, drain, fill, open_pairs, recv, settled
+from helpers.sessions import open_fibers
+
+from ktlsgate.gate.fibers import (
+    DeadlinePassed,
+    Fibers,
+    become_task,
+    give_way,
+    is_fiber,
+    set_deadline,
+    sleep,
+    stop_watching,
+    wait_news,
+    wait_readable,
+    wait_writable,
+)
+
+MANY = 100_000  # turns in a row of one fiber: the others starve
+
+
+@pytest.fixture
+def pairs():
+    with open_pairs() as make:
+        yield make
+
+
+@pytest.fixture
+def pair(pairs):
+    return pairs()
+
+
+# --- the start ----------------------------------------------------------------------
+
+
+async def test_a_fiber_runs_to_its_first_wait_when_it_is_started(pair):
+    log = []
+
+    async def job():
+        log.append(is_fiber())
+        await wait_readable(pair[0])
+        log.append("woken")
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        assert log == [True]
+        assert not is_fiber()
+        pair[1].send(b"x")
+        assert log == [True]
+        await settled()
+        assert log == [True, "woken"]
+
+
+async def test_a_fiber_that_never_waits_is_over_when_start_returns():
+    log = []
+
+    async def job():
+        log.append("all")
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        assert log == ["all"]
+
+
+async def test_a_fiber_that_starts_another_stays_one():
+    log = []
+
+    async def inner():
+        log.append("inner")
+        await sleep(1000)
+
+    async def outer(fibers):
+        fibers.start(inner())
+        log.append(is_fiber())
+
+    async with open_fibers() as fibers:
+        fibers.start(outer(fibers))
+    assert log == ["inner", True]
+
+
+async def test_what_was_started_before_run_is_served_by_it(pair, autojump_clock):
+    log = Log()
+
+    async def reader():
+        log.note(await recv(pair[0]))
+
+    async def sleeper():
+        await sleep(3)
+        log.note("slept")
+
+    async def late():
+        set_deadline(log.began + 5)
+        with contextlib.suppress(DeadlinePassed):
+            await sleep(math.inf)
+        log.note("late")
+
+    async def yielding():
+        await give_way()
+        log.note("gave way")
+
+    async with trio.open_nursery() as nursery:
+        fibers = Fibers(nursery)
+        for job in (reader, sleeper, late, yielding):
+            fibers.start(job())
+        pair[1].send(b"x")
+        await trio.lowlevel.checkpoint()
+        assert log == []
+        nursery.start_soon(fibers.run)
+        await trio.sleep(10)
+        assert sorted(log, key=str) == [
+            ("gave way", 0), ("late", 5), ("slept", 3), (b"x", 0),
+        ]  # fmt: skip
+        nursery.cancel_scope.cancel()
+
+
+# --- news of sockets ------------------------------------------------------------------
+
+
+ENDS = {
+    "half close": lambda sock: sock.shutdown(socket.SHUT_WR),
+    "close": lambda sock: sock.close(),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_the_peers_end_wakes_a_reader(pair, end):
+    log = []
+
+    async def job():
+        log.append(await recv(pair[0]))
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        await settled()
+        ENDS[end](pair[1])
+        await settled()
+        assert log == [b""]
+
+
+async def test_the_peers_end_wakes_a_writer(pair):
+    log = []
+
+    async def job():
+        fill(pair[0])
+        await wait_writable(pair[0])
+        with pytest.raises(ConnectionError):  # EPIPE, or the reset of what was unread
+            pair[0].send(b"x")
+        log.append("gone")
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        await settled()
+        pair[1].close()
+        await settled()
+        assert log == ["gone"]
+
+
+async def test_room_wakes_a_writer_every_time(pair):
+    log = []
+
+    async def job():
+        for round_ in range(3):
+            fill(pair[0])
+            while True:
+                await wait_writable(pair[0])
+                with contextlib.suppress(BlockingIOError):
+                    pair[0].send(b"x")
+                    break
+            log.append(round_)
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        for round_ in range(3):
+            await settled()
+            assert log == list(range(round_))
+            drain(pair[1])
+        await settled()
+        assert log == [0, 1, 2]
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+async def test_data_that_come_between_eagain_and_the_wait_wake_the_reader(pair, rounds):
+    log = []
+
+    async def job():
+        for round_ in range(rounds):
+            with pytest.raises(BlockingIOError):
+                pair[0].recv(1)
+            pair[1].send(bytes((round_,)))
+            await wait_readable(pair[0])
+            log.append(pair[0].recv(1))
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        await settled()
+        assert log == [bytes((round_,)) for round_ in range(rounds)]
+
+
+@pytest.mark.parametrize("read_before", [False, True])
+async def test_room_that_comes_between_eagain_and_the_wait_wakes_the_writer(pair, read_before):
+    log = []
+
+    async def job():
+        if read_before:  # so that the set has the socket for reading already
+            await recv(pair[0])
+        for round_ in range(3):
+            fill(pair[0])
+            drain(pair[1])
+            await wait_writable(pair[0])
+            log.append(round_)
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        await settled()
+        pair[1].send(b"x")
+        await settled()
+        assert log == [0, 1, 2]
+
+
+async def test_a_reader_that_wrote_before_is_woken_by_data(pair):
+    log = []
+
+    async def job():
+        fill(pair[0])
+        await wait_writable(pair[0])
+        log.append("room")
+        for _ in range(3):
+            log.append(await recv(pair[0]))
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        await settled()
+        drain(pair[1])
+        await settled()
+        for data in (b"a", b"b", b"c"):
+            pair[1].send(data)
+            await settled()
+        assert log == ["room", b"a", b"b", b"c"]
+
+
+async def test_a_wait_before_the_first_try_ends_with_what_was_there(pair):
+    log = []
+    pair[1].send(b"x")
+
+    async def job():
+        await wait_readable(pair[0])
+        log.append("woken")
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        await settled()
+        assert log == ["woken"]
+
+
+async def test_more_news_than_a_batch_wake_all_of_them(pairs):
+    several, log = [pairs() for _ in range(200)], []
+
+    async def job(number):
+        log.append((number, await recv(several[number][0])))
+
+    async with open_fibers() as fibers:
+        for number in range(200):
+            fibers.start(job(number))
+        for number in range(200):
+            several[number][1].send(bytes((number,)))
+        await settled()
+        assert sorted(log) == [(number, bytes((number,))) for number in range(200)]
+
+
+async def test_one_fiber_waits_at_two_sockets_in_turn(pairs):
+    (a, to_a), (b, to_b) = pairs(), pairs()
+    log = []
+
+    async def job():
+        for _ in range(3):
+            log.append(await recv(a))
+            log.append(await recv(b))
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        for number in b"123":  # the second socket's news come while it waits at the first
+            to_b.send(b"b%c" % number)
+            await settled()
+            to_a.send(b"a%c" % number)
+            await settled()
+        assert log == [b"a1", b"b1", b"a2", b"b2", b"a3", b"b3"]
+
+
+# --- giving way -----------------------------------------------------------------------
+
+
+async def test_who_gives_way_goes_on_behind_all_that_have_news(pairs):
+    several, log = [pairs() for _ in range(4)], []
+
+    async def job(number):
+        await recv(several[number][0])
+        log.append(number)
+        await give_way()
+        log.append(number)
+
+    async with open_fibers() as fibers:
+        for number in range(4):
+            fibers.start(job(number))
+        await settled()
+        for _, far in several:
+            far.send(b"x")
+        await settled()
+        assert log == [0, 1, 2, 3, 0, 1, 2, 3]
+
+
+async def test_a_busy_socket_does_not_starve_trios_tasks(pair):
+    near, far = pair
+    turns = []
+
+    async def echo():
+        for _ in range(MANY):
+            far.send(b"x")
+            await wait_readable(near)
+            turns.append(near.recv(1))
+        raise AssertionError("Trio's tasks starved")
+
+    async with open_fibers() as fibers:
+        fibers.start(echo())
+        for _ in range(50):
+            await trio.lowlevel.checkpoint()
+    assert turns
+
+
+# --- the same in Trio tasks -----------------------------------------------------------------
+
+
+async def test_a_task_is_no_fiber_and_becomes_none():
+    assert not is_fiber()
+    steps = Steps()
+    trio.lowlevel.add_instrument(steps)
+    set_deadline(trio.current_time() - 1)
+    await become_task()
+    assert not is_fiber()
+    assert steps.count == 0
+    trio.lowlevel.remove_instrument(steps)
+
+
+async def test_tasks_wait_for_sockets(pair):
+    near, far = pair
+    log = []
+
+    async def reader():
+        log.append(await recv(near))
+
+    async def writer():
+        fill(near)
+        await wait_writable(near)
+        log.append("room")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader)
+        nursery.start_soon(writer)
+        await settled()
+        assert log == []
+        far.send(b"x")
+        await settled()
+        assert log == [b"x"]
+        drain(far)
+    assert log == [b"x", "room"]
+
+
+async def test_tasks_sleep_and_give_way(autojump_clock):
+    log = Log()
+    await sleep(5)
+    log.note("slept")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await give_way()
+    assert scope.cancelled_caught
+    assert log == [("slept", 5)]
+
+
+async def test_news_or_time_end_a_tasks_wait_for_news(pair, autojump_clock):
+    near, far = pair
+    log = Log()
+
+    async def job():
+        await wait_news(near, 10)
+        log.note("time")
+        await wait_news(near, 10)
+        log.note("news")
+        await wait_news(near, 10)  # those are no news any more, though unread
+        log.note("time")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(job)
+        await trio.sleep(14)
+        far.send(b"x")
+    assert log == [("time", 10), ("news", 14), ("time", 24)]
+
+
+async def test_an_error_is_no_news_twice_to_a_task(pair, autojump_clock):
+    near, far = pair
+    near.send(b"unread")
+    far.close()  # a reset
+    began = trio.current_time()
+    await wait_news(near, 10)
+    assert trio.current_time() - began == 10
+    trio.lowlevel.notify_closing(near)
+
+
+async def test_stop_watching_in_a_task_wakes_who_waits_there(pair):
+    near, _ = pair
+
+    async def waiter():
+        with pytest.raises(trio.ClosedResourceError):
+            await wait_readable(near)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(waiter)
+        await settled()
+        stop_watching(near)
