@@ -16,8 +16,8 @@ Rules:
   first try. Waking for nothing is allowed; every wait stands in a loop that tries.
 * A descriptor that is closed or given away is told to `stop_watching` before that.
 
-A fiber that is stopped (`Fibers.run` is cancelled) gets `Stopped`, one whose deadline
-has passed `DeadlinePassed`, both at the place where it waits.
+A fiber that is stopped (`Fibers.run` is cancelled) gets `Stopped` at every wait, one whose
+deadline has passed `DeadlinePassed` once; both at the place where it waits.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ class Fibers:
     def start(self, job: _Job) -> None:
         """Run a job up to its first wait, and then whenever it has news.
 
-        Whatever it raises, but for `Stopped`, ends `run`: jobs have their own barrier.
+        Whatever it raises, but for `Stopped`, ends `run` (and leaves `start`, if it comes
+        before the first wait): jobs have their own barrier.
         """
         fiber = _Fiber(self, job)
         self._all.add(fiber)
@@ -137,6 +138,8 @@ class Fibers:
         for _ in range(_ROUNDS):
             if not self._serve_once():
                 return
+        while self._soon:  # nothing else might wake them
+            self.wake_at(self._soon.popleft(), trio.current_time())
         await trio.lowlevel.checkpoint()
 
     def _serve_once(self) -> bool:
@@ -164,6 +167,9 @@ class Fibers:
         except (StopIteration, Stopped):
             self._all.discard(fiber)
             return
+        except BaseException:
+            self._all.discard(fiber)
+            raise
         finally:
             _current = outer
         if is_leaving:
@@ -177,8 +183,16 @@ class Fibers:
         self._resume(fiber, fiber.job.throw, error)
 
     def _stop_all(self) -> None:
-        for fiber in list(self._all):
-            self._throw(fiber, Stopped())
+        """Stop every fiber, whatever others raise; who waits again is stopped again."""
+        errors = []
+        while self._all:
+            for fiber in list(self._all):
+                try:
+                    self._throw(fiber, Stopped())
+                except BaseException as exc:  # noqa: BLE001 - raised below
+                    errors.append(exc)
+        if errors:
+            raise BaseExceptionGroup("expected fibers to stop", errors)
 
     # --- what fibers wait for ---
 
@@ -239,9 +253,10 @@ class Fibers:
     def _ring(self) -> None:
         """Wake whose time has come, and find out when to look again."""
         now = trio.current_time()
-        timers = self._timers
+        timers, due = self._timers, []
         while timers and timers[0][0] <= now:
-            _, alarm, fiber = heapq.heappop(timers)
+            due.append(heapq.heappop(timers))
+        for _, alarm, fiber in due:  # who sets a timer for now is not among them
             if fiber.alarm == alarm:
                 self._resume(fiber, fiber.job.send, None)
         if self._next_deadline <= now:
@@ -336,8 +351,8 @@ async def wait_news(sock: socket.socket, seconds: float) -> None:
             await trio.lowlevel.wait_readable(sock)
         return
     fibers = fiber.fibers
+    fibers.watch(fiber, sock.fileno(), _BOTH)  # may raise: no timer yet
     fibers.wake_at(fiber, fibers.now() + seconds)
-    fibers.watch(fiber, sock.fileno(), _BOTH)
     await _wait()
     fiber.alarm = 0
     fibers.cease(sock.fileno())

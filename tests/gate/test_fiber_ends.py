@@ -1,5 +1,6 @@
 """How fibers end: as tasks, stopped, by bugs; and what is left of their descriptors."""
 
+import contextlib
 import socket
 
 import pytest
@@ -8,6 +9,7 @@ from helpers.fibers import WAITS, Log, Steps, open_pairs, recv, settled, watched
 from helpers.sessions import open_fibers, own_descriptors
 
 from ktlsgate.gate.fibers import (
+    DeadlinePassed,
     Fibers,
     Stopped,
     become_task,
@@ -221,6 +223,24 @@ async def test_all_are_stopped_and_the_set_is_closed(pairs):
     assert own_descriptors() == before
 
 
+async def test_a_fiber_that_waits_after_it_was_stopped_is_stopped_again():
+    log = []
+
+    async def job():
+        try:
+            await sleep(1000)
+        finally:
+            try:
+                await sleep(1)
+            finally:
+                log.append("over")
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        await settled()
+    assert log == ["over"]
+
+
 def _bug(error):
     """The one error inside groups of one."""
     while isinstance(error, BaseExceptionGroup):
@@ -229,6 +249,66 @@ def _bug(error):
 
 
 RAISERS = {"news": wait_readable, "time": lambda _: sleep(0), "deadline": lambda _: sleep(1000)}
+
+
+@pytest.mark.parametrize("wait", RAISERS)
+async def test_what_a_fiber_raises_ends_run_and_all_others_are_stopped(pair, wait):
+    near, far = pair
+    log = []
+
+    async def bad():
+        set_deadline(trio.current_time() + (0 if wait == "deadline" else 1000))
+        with contextlib.suppress(DeadlinePassed):
+            await RAISERS[wait](near)
+        raise ZeroDivisionError("a bug")
+
+    async def good(number):
+        try:
+            await sleep(1000)
+        except Stopped:
+            log.append(number)
+            raise
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with open_fibers() as fibers:
+            for number in range(20):
+                fibers.start(good(number))
+            fibers.start(bad())
+            far.send(b"x")
+            await trio.sleep_forever()
+    assert _bug(caught.value) == "ZeroDivisionError('a bug')"
+    assert sorted(log) == list(range(20))
+
+
+async def test_what_a_fiber_raises_before_its_first_wait_leaves_start():
+    async def bad():
+        raise ZeroDivisionError("a bug")
+
+    async with open_fibers() as fibers:
+        with pytest.raises(ZeroDivisionError, match="a bug"):
+            fibers.start(bad())
+        assert not is_fiber()
+
+
+async def test_a_bug_in_one_cleanup_does_not_keep_others_from_theirs():
+    log = []
+
+    async def job(number):
+        try:
+            await sleep(1000)
+        finally:
+            log.append(number)
+            if number % 10 == 0:
+                raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with open_fibers() as fibers:
+            for number in range(20):
+                fibers.start(job(number))
+            await settled()
+    assert sorted(log) == list(range(20))
+    (bugs,) = caught.value.exceptions
+    assert [repr(bug) for bug in bugs.exceptions] == 2 * ["ZeroDivisionError('a bug')"]
 
 
 # --- descriptors ----------------------------------------------------------------------------

@@ -184,6 +184,22 @@ async def test_news_that_lost_to_the_timer_do_not_shorten_the_next_sleep(pair, a
     assert log == [("news or time", 10), ("slept", 110)]
 
 
+async def test_a_socket_that_cannot_be_watched_leaves_no_timer_behind(pair, autojump_clock):
+    log = Log()
+
+    async def job():
+        pair[0].close()
+        try:
+            await wait_news(pair[0], 10)
+        except (OSError, ValueError):
+            log.note("refused")
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        await trio.sleep(20)
+    assert log == [("refused", 0)]
+
+
 # --- deadlines --------------------------------------------------------------------------
 
 

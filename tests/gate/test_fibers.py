@@ -316,6 +316,106 @@ async def test_who_gives_way_goes_on_behind_all_that_have_news(pairs):
         assert log == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
+async def _yield_for_ever(log):
+    for _ in range(MANY):
+        await give_way()
+        log.append("turn")
+    raise AssertionError("the others starved")
+
+
+async def _turns_until(condition):
+    """Let the scheduler of Trio go round; it must not stand still for want of news."""
+    for _ in range(1000):
+        if condition():
+            return
+        await trio.lowlevel.checkpoint()
+    raise AssertionError("forgotten")
+
+
+@pytest.mark.parametrize("clock", ["real", "standing"])
+@pytest.mark.parametrize("where", ["start", "service", "timer"])
+def test_who_gives_way_for_ever_starves_nobody_and_has_its_turns(pairs, where, clock):
+    near, far = pairs()
+    first, to_first = pairs()
+    turns = []
+
+    async def endless():
+        if where == "service":
+            await recv(first)
+        if where == "timer":
+            await sleep(0)
+        await _yield_for_ever(turns)
+
+    async def other(log):
+        while data := await recv(near):
+            log.append(data)
+
+    async def main():
+        log = []
+        async with open_fibers() as fibers:
+            fibers.start(endless())
+            fibers.start(other(log))
+            to_first.send(b"x")
+            for number in range(20):
+                seen = len(turns)
+                await _turns_until(lambda seen=seen: len(turns) > seen + 20)
+                far.send(b"%d" % number)
+                await _turns_until(lambda number=number: len(log) > number)
+        assert log == [b"%d" % number for number in range(20)]
+
+    # A clock that stands still: all that is due now is due at one and the same time.
+    clock = trio.testing.MockClock() if clock == "standing" else None
+    trio.run(main, clock=clock, strict_exception_groups=True)
+
+
+async def test_a_deadline_reaches_who_gives_way_for_ever():
+    log = []
+
+    async def job():
+        set_deadline(trio.current_time() + 0.02)
+        try:
+            while True:
+                await give_way()
+        except DeadlinePassed:
+            log.append("passed")
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        await trio.sleep(0.02)
+        await _turns_until(lambda: log)
+        for _ in range(20):  # whoever has ended is not woken once more
+            await trio.lowlevel.checkpoint()
+    assert log == ["passed"]
+
+
+@pytest.mark.parametrize("end", [True, False])
+async def test_who_was_giving_way_when_its_deadline_passed_is_not_woken_for_that(pair, end):
+    """It had its turns by news before, and gives way when the rounds are over."""
+    near, far = pair
+    log = []
+
+    async def job():
+        await recv(near)
+        set_deadline(trio.current_time())  # long over at the next look
+        try:
+            while True:
+                await give_way()
+        except DeadlinePassed:
+            log.append("passed")
+        if not end:
+            await become_task()
+            await trio.sleep(0)
+            log.append("task")
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        await settled()
+        far.send(b"x")
+        await _turns_until(lambda: log)
+        await settled()
+    assert log == ["passed"] + ["task"] * (not end)
+
+
 async def test_a_busy_socket_does_not_starve_trios_tasks(pair):
     near, far = pair
     turns = []
