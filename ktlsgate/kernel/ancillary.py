@@ -76,7 +76,9 @@ def unread_bytes(sock: socket.socket) -> int:
     """
     buffer = array.array("i", [0])
     fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, buffer)
-    return buffer[0]
+    # A message counts hundreds. Freeing one that was read, the kernel (sock_wfree) keeps
+    # 1 of them until it has woken us, and we may ask before it goes on: no wake follows.
+    return buffer[0] if buffer[0] > 1 else 0
 
 
 def close_all(fds: list[int]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import array
+import fcntl
 import os
 import socket
+import termios
 from collections.abc import Iterator
 
 import pytest
@@ -138,6 +140,16 @@ def test_unread_bytes_is_zero_only_after_everything_was_read(unix_pair, pipe) ->
     far.recv(99)
     assert unread_bytes(near) == 0
     close_all(fds)
+
+
+@pytest.mark.parametrize(("account", "unread"), [(0, 0), (1, 0), (2, 2), (768, 768)])
+def test_what_only_the_wake_still_holds_was_read(unix_pair, monkeypatch, account, unread) -> None:
+    def ioctl(_descriptor: int, request: int, buffer: array.array[int]) -> None:
+        assert request == termios.TIOCOUTQ
+        buffer[0] = account
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    assert unread_bytes(unix_pair[0]) == unread
 
 
 def test_peer_credentials_are_those_of_the_process_at_the_other_end(unix_pair) -> None:
