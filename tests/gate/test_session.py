@@ -9,6 +9,8 @@ import trio.testing
 from helpers.descriptors import no_descriptor_left
 from helpers.sessions import (
     REQUEST,
+    RUNNERS,
+    OneByteSegments,
     close,
     epoll_targets,
     make_context,
@@ -25,6 +27,9 @@ from ktlsgate.gate.report import Event
 from ktlsgate.gate.states import TRANSITIONS, State, Step, advance
 from ktlsgate.wire.error_response import build_error_response
 from ktlsgate.wire.handoff import FINISHED, RECEIVED, Mode
+
+# As what a connection's steps run: sessions begin as fibers, and may become tasks anywhere.
+both_ways = pytest.mark.parametrize("how", RUNNERS)
 
 # --- the state table -------------------------------------------------------------
 
@@ -72,10 +77,11 @@ def plain(backend, **changes):
     return make_context(backend.address, tls=False, **changes)
 
 
-async def test_a_plain_connection_is_handed_off_with_its_head(tmp_path):
+@both_ways
+async def test_a_plain_connection_is_handed_off_with_its_head(tmp_path, how):
     with open_backend(tmp_path) as backend:
         context = plain(backend)
-        async with open_session(context) as session:
+        async with open_session(context, how=how) as session:
             await session.client.send_all(REQUEST)
             head, sock, _ = await backend.take()
         assert head.mode is Mode.PLAIN
@@ -95,18 +101,20 @@ async def test_a_plain_connection_is_handed_off_with_its_head(tmp_path):
 
 
 @pytest.mark.parametrize("behind", [b"body", b"GET /2 HTTP/1.1\r\n\r\n", b"\x81\x85frame"])
-async def test_i2_what_follows_the_head_stays_in_the_socket(tmp_path, behind):
+@both_ways
+async def test_i2_what_follows_the_head_stays_in_the_socket(tmp_path, behind, how):
     with open_backend(tmp_path) as backend:
-        async with open_session(plain(backend)) as session:
+        async with open_session(plain(backend), how=how) as session:
             await session.client.send_all(REQUEST + behind)
             _, sock, _ = await backend.take()
         assert sock.recv(1000) == behind
 
 
-async def test_i1_after_the_handoff_the_client_talks_to_the_backend_alone(tmp_path):
+@both_ways
+async def test_i1_after_the_handoff_the_client_talks_to_the_backend_alone(tmp_path, how):
     with open_backend(tmp_path) as backend:
         before = own_descriptors()
-        async with open_session(plain(backend)) as session:
+        async with open_session(plain(backend), how=how) as session:
             await session.client.send_all(REQUEST)
             _, sock, unix = await backend.take()
             await session.done.wait()
@@ -121,12 +129,13 @@ async def test_i1_after_the_handoff_the_client_talks_to_the_backend_alone(tmp_pa
         assert own_descriptors() == before
 
 
-async def test_handed_over_sockets_leave_no_entry_in_the_epoll_set(tmp_path):
+@both_ways
+async def test_handed_over_sockets_leave_no_entry_in_the_epoll_set(tmp_path, how):
     """A file that lives on in the backend would stay in the set after our close()."""
     with open_backend(tmp_path) as backend:
         seen = []
         for number in range(20):
-            async with open_session(plain(backend), number) as session:
+            async with open_session(plain(backend), number, how=how) as session:
                 # In two pieces, so that the gate waits and registers the socket.
                 await session.client.send_all(REQUEST[:10])
                 await trio.testing.wait_all_tasks_blocked()
@@ -136,6 +145,53 @@ async def test_handed_over_sockets_leave_no_entry_in_the_epoll_set(tmp_path):
             seen.append(len(epoll_targets()))
         # Trio's own and the backend's listener come when they are first needed.
         assert seen[-1] <= seen[0] + 2
+
+
+@both_ways
+@pytest.mark.parametrize("tls", [True, False])
+async def test_a_head_in_pieces_is_read_whole(tmp_path, tls, how):
+    with open_backend(tmp_path) as backend:
+        async with open_session(make_context(backend.address, tls=tls), how=how) as session:
+            client = await session.start_tls() if tls else session.client
+            for byte in REQUEST:
+                await client.send_all(bytes((byte,)))
+                await trio.testing.wait_all_tasks_blocked()
+            head, _, unix = await backend.take()
+            assert head.environ["REQUEST_URI"] == "/x?y=1"
+            unix.close()
+            await trio.aclose_forcefully(client)
+    assert session.report.event is (Event.RELAY if tls else Event.HANDOFF)
+
+
+@both_ways
+async def test_a_handshake_in_pieces_leads_to_a_head(tmp_path, how):
+    """Every byte is a wait of its own, in the handshake and in the head."""
+    async with open_session(make_context(tmp_path / "none"), how=how) as session:
+        session.client = OneByteSegments(session.client)
+        client = await session.start_tls()
+        await client.send_all(REQUEST)
+        assert await read_all(client) == build_error_response(503)
+        await client.aclose()
+    assert session.report.reason == "backend_absent"
+
+
+@both_ways
+@pytest.mark.parametrize("moment", ["handshake", "head", "handoff"])
+async def test_i6_a_session_that_is_cancelled_leaves_no_descriptor(tmp_path, moment, how):
+    with open_backend(tmp_path) as backend:
+        before = own_descriptors()
+        async with open_session(make_context(backend.address), how=how) as session:
+            client = session.client
+            if moment != "handshake":
+                client = await session.start_tls()
+            if moment == "handoff":
+                await client.send_all(REQUEST)
+            await trio.testing.wait_all_tasks_blocked()
+            session.scope.cancel()
+            await session.done.wait()
+            await trio.aclose_forcefully(client)
+            assert own_descriptors() == before
+    assert (session.report.event, session.report.reason) == (Event.SHUTDOWN, "shutdown")
 
 
 HEADS = [
@@ -175,8 +231,9 @@ async def test_a_host_without_route_is_answered_404():
     assert report.detail == "no route for this host and path"
 
 
-async def test_the_answer_to_a_head_request_has_no_body(tmp_path):
-    async with open_session(make_context(tmp_path / "none", tls=False)) as session:
+@both_ways
+async def test_the_answer_to_a_head_request_has_no_body(tmp_path, how):
+    async with open_session(make_context(tmp_path / "none", tls=False), how=how) as session:
         await session.client.send_all(REQUEST.replace(b"GET", b"HEAD"))
         answer = await read_all(session.client)
         await session.client.aclose()
@@ -192,9 +249,10 @@ LEAVINGS = {
 
 
 @pytest.mark.parametrize("case", LEAVINGS)
-async def test_a_client_that_closes_before_its_head_is_reported(case):
+@both_ways
+async def test_a_client_that_closes_before_its_head_is_reported(case, how):
     data, reason, detail = LEAVINGS[case]
-    async with open_session(make_context(tls=False)) as session:
+    async with open_session(make_context(tls=False), how=how) as session:
         await session.client.send_all(data)
         await session.client.send_eof()
     report = session.report
@@ -204,8 +262,9 @@ async def test_a_client_that_closes_before_its_head_is_reported(case):
 
 @pytest.mark.parametrize("data", [b"", b"GET / HT"])
 @pytest.mark.parametrize("tls", [True, False])
-async def test_a_client_that_resets_is_reported(data, tls):
-    async with open_session(make_context(tls=tls)) as session:
+@both_ways
+async def test_a_client_that_resets_is_reported(data, tls, how):
+    async with open_session(make_context(tls=tls), how=how) as session:
         await session.client.send_all(b"\x16\x03" if tls and data else data)
         await trio.testing.wait_all_tasks_blocked()
         reset(session.client.socket)
@@ -217,8 +276,9 @@ async def test_a_client_that_resets_is_reported(data, tls):
 # --- TLS before the head ----------------------------------------------------------
 
 
-async def test_plain_http_on_a_tls_listener_is_answered_400_in_plain():
-    async with open_session(make_context()) as session:
+@both_ways
+async def test_plain_http_on_a_tls_listener_is_answered_400_in_plain(how):
+    async with open_session(make_context(), how=how) as session:
         await session.client.send_all(REQUEST)
         answer = await read_all(session.client)
         await session.client.aclose()
@@ -236,9 +296,10 @@ async def test_plain_http_on_a_tls_listener_is_answered_400_in_plain():
     assert report.status == 400
 
 
-async def test_garbage_is_closed_at_once(autojump_clock):
+@both_ways
+async def test_garbage_is_closed_at_once(how, autojump_clock):
     began = trio.current_time()
-    async with open_session(make_context()) as session:
+    async with open_session(make_context(), how=how) as session:
         await session.client.send_all(b"\x00garbage")
         with contextlib.suppress(trio.BrokenResourceError):
             assert await read_all(session.client) == b""
@@ -249,8 +310,9 @@ async def test_garbage_is_closed_at_once(autojump_clock):
     assert report.status == 0
 
 
-async def test_a_failed_handshake_is_told_by_an_alert():
-    async with open_session(make_context()) as session:
+@both_ways
+async def test_a_failed_handshake_is_told_by_an_alert(how):
+    async with open_session(make_context(), how=how) as session:
         # A record of TLS 1.0's looks with a hello that no version of ours understands.
         await session.client.send_all(b"\x16\x03\x01\x00\x04\x01\x00\x00\x00")
         answer = await read_all(session.client)
@@ -261,10 +323,11 @@ async def test_a_failed_handshake_is_told_by_an_alert():
 
 
 @pytest.mark.parametrize("tls", [True, False])
-async def test_every_stage_that_takes_too_long_is_reported(tls, autojump_clock):
+@both_ways
+async def test_every_stage_that_takes_too_long_is_reported(tls, how, autojump_clock):
     """A client that says nothing: the handshake, or the head, times out."""
     limits = Limits(handshake_timeout=3, header_timeout=4)
-    async with open_session(make_context(tls=tls, limits=limits)) as session:
+    async with open_session(make_context(tls=tls, limits=limits), how=how) as session:
         began = trio.current_time()
         answer = await read_all(session.client)
         await session.client.aclose()
@@ -280,8 +343,11 @@ async def test_every_stage_that_takes_too_long_is_reported(tls, autojump_clock):
         assert report.detail == "the request head took too long"
 
 
-async def test_a_slow_loris_does_not_move_the_deadline(autojump_clock):
-    async with open_session(make_context(tls=False, limits=Limits(header_timeout=10))) as session:
+@both_ways
+async def test_a_slow_loris_does_not_move_the_deadline(how, autojump_clock):
+    async with open_session(
+        make_context(tls=False, limits=Limits(header_timeout=10)), how=how
+    ) as session:
         began = trio.current_time()
 
         async def drip():
@@ -298,8 +364,9 @@ async def test_a_slow_loris_does_not_move_the_deadline(autojump_clock):
     assert answer == build_error_response(408)
 
 
-async def test_a_head_that_takes_too_long_under_tls_is_answered_408(autojump_clock):
-    async with open_session(make_context(limits=Limits(header_timeout=4))) as session:
+@both_ways
+async def test_a_head_that_takes_too_long_under_tls_is_answered_408(how, autojump_clock):
+    async with open_session(make_context(limits=Limits(header_timeout=4)), how=how) as session:
         tls = await session.start_tls()
         await tls.send_all(b"GET / ")
         assert await read_all(tls) == build_error_response(408)
@@ -310,8 +377,9 @@ async def test_a_head_that_takes_too_long_under_tls_is_answered_408(autojump_clo
 # --- backends ----------------------------------------------------------------------
 
 
-async def test_an_absent_backend_is_answered_503_through_our_own_socket(tmp_path):
-    async with open_session(make_context(tmp_path / "none", tls=False)) as session:
+@both_ways
+async def test_an_absent_backend_is_answered_503_through_our_own_socket(tmp_path, how):
+    async with open_session(make_context(tmp_path / "none", tls=False), how=how) as session:
         await session.client.send_all(REQUEST)
         assert await read_all(session.client) == build_error_response(503)
         await session.client.aclose()
@@ -321,13 +389,14 @@ async def test_an_absent_backend_is_answered_503_through_our_own_socket(tmp_path
     assert (report.status, report.backend) == (503, "app")
 
 
+@both_ways
 async def test_a_backend_that_never_reads_costs_503_and_gets_a_dead_socket(
-    tmp_path, autojump_clock
+    tmp_path, how, autojump_clock
 ):
     """I1: who answers after the deadline makes the descriptor in flight useless."""
     with open_backend(tmp_path) as backend:
         context = plain(backend, limits=Limits(handoff_timeout=5))
-        async with open_session(context) as session:
+        async with open_session(context, how=how) as session:
             began = trio.current_time()
             await session.client.send_all(REQUEST)
             assert await read_all(session.client) == build_error_response(503)
@@ -341,9 +410,12 @@ async def test_a_backend_that_never_reads_costs_503_and_gets_a_dead_socket(
             sock.send(b"too late")
 
 
-async def test_i6_a_session_cancelled_while_its_handoff_is_in_flight_gives_the_client_up(tmp_path):
+@both_ways
+async def test_i6_a_session_cancelled_while_its_handoff_is_in_flight_gives_the_client_up(
+    tmp_path, how
+):
     with open_backend(tmp_path) as backend:
-        async with open_session(plain(backend)) as session:
+        async with open_session(plain(backend), how=how) as session:
             await session.client.send_all(REQUEST)
             unix = await backend.accept()
             await trio.testing.wait_all_tasks_blocked()
@@ -356,9 +428,10 @@ async def test_i6_a_session_cancelled_while_its_handoff_is_in_flight_gives_the_c
 
 
 @pytest.mark.parametrize("tls", [True, False])
-async def test_i6_a_session_cancelled_before_its_head_closes_and_reports(tls):
+@both_ways
+async def test_i6_a_session_cancelled_before_its_head_closes_and_reports(tls, how):
     before = own_descriptors()
-    async with open_session(make_context(tls=tls)) as session:
+    async with open_session(make_context(tls=tls), how=how) as session:
         await trio.testing.wait_all_tasks_blocked()
         session.scope.cancel()
         assert await read_all(session.client) == b""
@@ -380,9 +453,10 @@ async def test_without_a_free_descriptor_the_client_is_answered_503(tmp_path):
             assert report.detail.endswith("got: Too many open files")
 
 
-async def test_a_backend_that_dies_with_the_head_unread_is_answered_502(tmp_path):
+@both_ways
+async def test_a_backend_that_dies_with_the_head_unread_is_answered_502(tmp_path, how):
     with open_backend(tmp_path) as backend:
-        async with open_session(plain(backend)) as session:
+        async with open_session(plain(backend), how=how) as session:
             await session.client.send_all(REQUEST)
             unix = await backend.accept()
             unix.close()
@@ -398,10 +472,11 @@ async def test_a_backend_that_dies_with_the_head_unread_is_answered_502(tmp_path
 # --- TLS and relays -----------------------------------------------------------------
 
 
-async def test_a_tls_connection_without_ktls_is_relayed(tmp_path):
+@both_ways
+async def test_a_tls_connection_without_ktls_is_relayed(tmp_path, how):
     with open_backend(tmp_path) as backend:
         context = make_context(backend.address)
-        async with open_session(context) as session:
+        async with open_session(context, how=how) as session:
             tls = await session.start_tls()
             await tls.send_all(REQUEST + b"body")
             head, sock, unix = await backend.take()
@@ -451,9 +526,10 @@ async def test_a_bad_record_behind_the_head_does_not_crash_the_answer(tmp_path):
     assert (report.event, report.reason) == (Event.BACKEND_FAILED, "backend_absent")
 
 
-async def test_a_relay_that_the_gate_cancels_is_cut_for_both(tmp_path):
+@both_ways
+async def test_a_relay_that_the_gate_cancels_is_cut_for_both(tmp_path, how):
     with open_backend(tmp_path) as backend:
-        async with open_session(make_context(backend.address)) as session:
+        async with open_session(make_context(backend.address), how=how) as session:
             tls = await session.start_tls()
             await tls.send_all(REQUEST)
             _, sock, unix = await backend.take()
@@ -480,11 +556,12 @@ class BrokenTable:
         raise ZeroDivisionError("a bug")
 
 
-async def test_a_crash_ends_one_connection_with_one_report_and_no_other(tmp_path):
+@both_ways
+async def test_a_crash_ends_one_connection_with_one_report_and_no_other(tmp_path, how):
     context = make_context(table=BrokenTable(), listener={"ktls": KtlsPolicy.PREFER})
     with open_backend(tmp_path) as backend:
-        async with open_session(plain(backend)) as other:
-            async with open_session(context) as session:
+        async with open_session(plain(backend), how=how) as other:
+            async with open_session(context, how=how) as session:
                 await _handshake_until_closed(session)
             report = session.report
             assert (report.event, report.reason) == (Event.CRASHED, "crashed")
@@ -501,11 +578,12 @@ async def _handshake_until_closed(session):
         await tls.receive_some(1)
 
 
-async def test_a_crash_inside_a_relay_is_one_report_without_a_group(tmp_path):
+@both_ways
+async def test_a_crash_inside_a_relay_is_one_report_without_a_group(tmp_path, how):
     """Nurseries wrap: the barrier must see through their groups."""
     with open_backend(tmp_path) as backend:
         context = make_context(backend.address, limits=Limits(relay_idle_timeout="a bug"))
-        async with open_session(context) as session:
+        async with open_session(context, how=how) as session:
             tls = await session.start_tls()
             await tls.send_all(REQUEST)
             await backend.take()
@@ -516,7 +594,8 @@ async def test_a_crash_inside_a_relay_is_one_report_without_a_group(tmp_path):
         assert "TypeError" in report.traceback
 
 
-async def test_a_crash_in_the_moment_of_cancellation_is_reported_and_does_not_spread(tmp_path):
+@both_ways
+async def test_a_crash_in_the_moment_of_cancellation_is_reported_and_does_not_spread(tmp_path, how):
     """What leaves the barrier then must be the cancellation alone."""
     with open_backend(tmp_path) as backend:
         scopes = []
@@ -527,7 +606,7 @@ async def test_a_crash_in_the_moment_of_cancellation_is_reported_and_does_not_sp
                 raise ZeroDivisionError("a bug")
 
         context = make_context(backend.address, limits=Limits(relay_idle_timeout=Limit()))
-        async with open_session(context) as session:
+        async with open_session(context, how=how) as session:
             scopes.append(session.scope)
             tls = await session.start_tls()
             await tls.send_all(REQUEST)
