@@ -9,9 +9,10 @@ import pytest
 import trio
 import trio.testing
 from helpers.descriptors import no_descriptor_left
-from helpers.sessions import make_backend, open_backend, own_descriptors, tcp_pair
+from helpers.sessions import RUNNERS, make_backend, open_backend, own_descriptors, tcp_pair
 
 from ktlsgate.errors import BackendFailed, BackendUnavailable
+from ktlsgate.gate.fibers import is_fiber
 from ktlsgate.gate.handoff import hand_off
 from ktlsgate.kernel.ancillary import recv_fds
 
@@ -20,25 +21,28 @@ LARGE = b"299990:" + b"x" * 299_990 + b","
 
 
 class Attempt:
-    """A handoff on its way in a task of its own."""
+    """A handoff on its way by itself, as a fiber or as a task."""
 
-    def __init__(self, backend, head=HEAD, *, keeps_open=False, **changes):
+    def __init__(self, backend, head=HEAD, *, how, keeps_open=False, **changes):
         self.client, self.descriptor = tcp_pair()
         self.backend = make_backend(backend.address, **changes)
-        self.head, self.keeps_open = head, keeps_open
+        self.head, self.keeps_open, self.how = head, keeps_open, how
         self.unix = self.error = None
         self.scope = trio.CancelScope()
         self.done = trio.Event()
 
     async def run(self):
-        with self.scope:
-            try:
-                self.unix = await hand_off(
-                    self.backend, self.head, self.descriptor, keeps_open=self.keeps_open
-                )
-            except (BackendFailed, BackendUnavailable) as exc:
-                self.error = exc
+        await RUNNERS[self.how](self._run, self.scope)
         self.done.set()
+
+    async def _run(self):
+        assert is_fiber() == (self.how == "fiber")
+        try:
+            self.unix = await hand_off(
+                self.backend, self.head, self.descriptor, keeps_open=self.keeps_open
+            )
+        except (BackendFailed, BackendUnavailable) as exc:
+            self.error = exc
 
     def close(self):
         for sock in (self.client, self.descriptor, self.unix):
@@ -63,14 +67,24 @@ async def recv_some(unix, size=65536):
             await trio.lowlevel.wait_readable(unix)
 
 
-async def attempt(nursery, backend, **changes):
-    """Start one; it, and the Unix connection with nothing read."""
-    started = Attempt(backend, **changes)
-    nursery.start_soon(started.run)
-    return started, await backend.accept()
+@pytest.fixture(params=RUNNERS)
+def how(request):
+    """As what a handoff runs."""
+    return request.param
 
 
-async def test_the_descriptor_comes_with_the_first_byte(folder):
+@pytest.fixture
+def attempt(how):
+    async def attempt(nursery, backend, **changes):
+        """Start one; it, and the Unix connection with nothing read."""
+        started = Attempt(backend, how=how, **changes)
+        nursery.start_soon(started.run)
+        return started, await backend.accept()
+
+    return attempt
+
+
+async def test_the_descriptor_comes_with_the_first_byte(folder, attempt):
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
             handoff, unix = await attempt(nursery, backend)
@@ -85,7 +99,7 @@ async def test_the_descriptor_comes_with_the_first_byte(folder):
 
 
 @pytest.mark.parametrize("keeps_open", [False, True])
-async def test_the_end_follows_the_head_unless_input_does(folder, keeps_open):
+async def test_the_end_follows_the_head_unless_input_does(folder, keeps_open, attempt):
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
             handoff, unix = await attempt(nursery, backend, keeps_open=keeps_open)
@@ -100,7 +114,7 @@ async def test_the_end_follows_the_head_unless_input_does(folder, keeps_open):
         handoff.close()
 
 
-async def test_i1_the_gate_owns_the_client_until_the_last_byte_is_read(folder):
+async def test_i1_the_gate_owns_the_client_until_the_last_byte_is_read(folder, attempt):
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
             handoff, unix = await attempt(nursery, backend)
@@ -115,7 +129,7 @@ async def test_i1_the_gate_owns_the_client_until_the_last_byte_is_read(folder):
         handoff.close()
 
 
-async def test_reading_it_all_acknowledges_without_a_word(folder):
+async def test_reading_it_all_acknowledges_without_a_word(folder, attempt):
     """A reader that neither closes nor answers: nginx's dialect in mode TX."""
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
@@ -129,7 +143,7 @@ async def test_reading_it_all_acknowledges_without_a_word(folder):
 
 
 @pytest.mark.parametrize("ending", ["close", "half close", "answer"])
-async def test_an_orderly_end_behind_the_head_acknowledges(folder, ending):
+async def test_an_orderly_end_behind_the_head_acknowledges(folder, ending, attempt):
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
             handoff, unix = await attempt(nursery, backend)
@@ -148,7 +162,7 @@ async def test_an_orderly_end_behind_the_head_acknowledges(folder, ending):
 
 
 @pytest.mark.parametrize("early", ["half close", "answer"])
-async def test_a_backend_that_speaks_before_it_reads_has_not_acknowledged(folder, early):
+async def test_a_backend_that_speaks_before_it_reads_has_not_acknowledged(folder, early, attempt):
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
             handoff, unix = await attempt(nursery, backend)
@@ -172,7 +186,9 @@ DEATHS = {"unread": 0, "half read": 7, "all but one byte": len(HEAD) - 1}
 
 @pytest.mark.parametrize("death", DEATHS)
 @pytest.mark.parametrize("last_words", [b"", b"500 sorry"])
-async def test_a_backend_that_dies_before_the_end_of_the_head_has_failed(folder, death, last_words):
+async def test_a_backend_that_dies_before_the_end_of_the_head_has_failed(
+    folder, death, last_words, attempt
+):
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
             handoff, unix = await attempt(nursery, backend)
@@ -187,9 +203,9 @@ async def test_a_backend_that_dies_before_the_end_of_the_head_has_failed(folder,
         handoff.close()
 
 
-async def test_a_backend_that_dies_before_it_accepts_has_failed(folder):
+async def test_a_backend_that_dies_before_it_accepts_has_failed(folder, how):
     with open_backend(folder) as backend:
-        handoff = Attempt(backend)
+        handoff = Attempt(backend, how=how)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(handoff.run)
             await trio.testing.wait_all_tasks_blocked()
@@ -198,7 +214,7 @@ async def test_a_backend_that_dies_before_it_accepts_has_failed(folder):
         handoff.close()
 
 
-async def test_a_large_head_is_sent_whole_to_a_slow_reader(folder):
+async def test_a_large_head_is_sent_whole_to_a_slow_reader(folder, attempt):
     """More than any send buffer holds: the rest follows without the descriptor."""
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
@@ -217,7 +233,7 @@ async def test_a_large_head_is_sent_whole_to_a_slow_reader(folder):
         handoff.close()
 
 
-async def test_a_backend_that_dies_in_a_large_head_has_failed(folder):
+async def test_a_backend_that_dies_in_a_large_head_has_failed(folder, attempt):
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
             handoff, unix = await attempt(nursery, backend, head=LARGE)
@@ -228,11 +244,11 @@ async def test_a_backend_that_dies_in_a_large_head_has_failed(folder):
         handoff.close()
 
 
-async def test_a_full_queue_is_waited_for(folder):
+async def test_a_full_queue_is_waited_for(folder, how):
     with open_backend(folder, backlog=0) as backend:
         filler = socket.socket(socket.AF_UNIX)
         filler.connect(backend.address)
-        handoff = Attempt(backend)
+        handoff = Attempt(backend, how=how)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(handoff.run)
             await trio.testing.wait_all_tasks_blocked(0.01)
@@ -246,11 +262,13 @@ async def test_a_full_queue_is_waited_for(folder):
         handoff.close()
 
 
-async def test_i6_waiting_for_a_full_queue_ends_with_the_callers_deadline(folder, autojump_clock):
+async def test_i6_waiting_for_a_full_queue_ends_with_the_callers_deadline(
+    folder, autojump_clock, how
+):
     with open_backend(folder, backlog=0) as backend:
         filler = socket.socket(socket.AF_UNIX)
         filler.connect(backend.address)
-        handoff = Attempt(backend)
+        handoff = Attempt(backend, how=how)
         with trio.move_on_after(5) as limit:
             await handoff.run()
         assert limit.cancelled_caught
@@ -258,7 +276,9 @@ async def test_i6_waiting_for_a_full_queue_ends_with_the_callers_deadline(folder
         handoff.close()
 
 
-async def test_i6_a_handoff_cancelled_before_its_acknowledgement_leaves_nothing_open(folder):
+async def test_i6_a_handoff_cancelled_before_its_acknowledgement_leaves_nothing_open(
+    folder, attempt
+):
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
             handoff, unix = await attempt(nursery, backend)
@@ -273,36 +293,38 @@ async def test_i6_a_handoff_cancelled_before_its_acknowledgement_leaves_nothing_
         handoff.close()
 
 
-async def refused(address, **changes):
-    client, descriptor = tcp_pair()
-    with client, descriptor:
-        await hand_off(make_backend(address, **changes), HEAD, descriptor, keeps_open=False)
+async def refused(how, address, **changes):
+    """Run one that fails, and raise its error."""
+    handoff = Attempt(make_backend(address), how=how, **changes)
+    await handoff.run()
+    handoff.close()
+    raise handoff.error
 
 
-async def test_a_missing_socket_file_is_an_absent_backend(folder):
+async def test_a_missing_socket_file_is_an_absent_backend(folder, how):
     with pytest.raises(BackendUnavailable) as caught:
-        await refused(folder / "none")
+        await refused(how, folder / "none")
     assert (caught.value.reason, caught.value.status) == ("backend_absent", 503)
     assert str(caught.value) == f"backend app at {folder}/none: no socket file"
 
 
-async def test_a_socket_file_nobody_listens_on_is_an_absent_backend(folder):
+async def test_a_socket_file_nobody_listens_on_is_an_absent_backend(folder, how):
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(folder / "dead"))
     with pytest.raises(BackendUnavailable) as caught:
-        await refused(folder / "dead")
+        await refused(how, folder / "dead")
     assert str(caught.value) == f"backend app at {folder}/dead: nobody listens"
 
 
-async def test_an_abstract_name_nobody_listens_on_is_an_absent_backend(folder):
+async def test_an_abstract_name_nobody_listens_on_is_an_absent_backend(folder, how):
     with pytest.raises(BackendUnavailable) as caught:
-        await refused("@ktlsgate-nobody")
+        await refused(how, "@ktlsgate-nobody")
     assert str(caught.value) == "backend app at @ktlsgate-nobody: nobody listens"
 
 
-async def test_a_path_that_no_socket_can_have_is_an_absent_backend(folder):
+async def test_a_path_that_no_socket_can_have_is_an_absent_backend(folder, how):
     with pytest.raises(BackendUnavailable) as caught:
-        await refused("/" + "x" * 200)
+        await refused(how, "/" + "x" * 200)
     assert caught.value.reason == "backend_absent"
     assert str(caught.value).endswith(": AF_UNIX path too long")
 
@@ -315,10 +337,10 @@ async def test_without_a_free_descriptor_the_backend_is_unavailable(folder):
     assert str(caught.value) == "expected a descriptor for the handoff, got: Too many open files"
 
 
-async def test_the_wrong_user_gets_nothing(folder):
+async def test_the_wrong_user_gets_nothing(folder, how):
     with open_backend(folder) as backend:
         with pytest.raises(BackendFailed) as caught:
-            await refused(backend.address, peer_uid=os.getuid() + 1)
+            await refused(how, backend.address, peer_uid=os.getuid() + 1)
         assert (caught.value.reason, caught.value.status) == ("backend_wrong_user", 502)
         assert str(caught.value) == (
             f"backend app: expected uid {os.getuid() + 1} to listen, got {os.getuid()}"
@@ -326,7 +348,7 @@ async def test_the_wrong_user_gets_nothing(folder):
         assert (await recv_some(await backend.accept()))[:2] == (b"", [])
 
 
-async def test_the_right_user_gets_it(folder):
+async def test_the_right_user_gets_it(folder, attempt):
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
             handoff, unix = await attempt(nursery, backend, peer_uid=os.getuid())
