@@ -106,6 +106,40 @@ async def test_i2_nothing_behind_the_last_handshake_record_is_read(pair, version
     close(client)
 
 
+class LongFlights:
+    """A handshake of records without meaning: it answers the first, and takes so many more."""
+
+    RECORD = 1024
+
+    def __init__(self, more):
+        self.left, self.output = more + 1, b"hello"
+
+    @property
+    def is_established(self):
+        return self.left == 0
+
+    def cut(self, data, start):
+        return min(len(data), start + self.RECORD)
+
+    def receive_data(self, data):
+        self.left -= len(data) / self.RECORD
+        return True
+
+    def data_to_send(self):
+        output, self.output = self.output, b""
+        return output
+
+
+async def test_a_flight_longer_than_a_look_is_read_without_further_news(pair, perform):
+    client, server = pair
+    async with trio.open_nursery() as nursery:
+        client.send(bytes(LongFlights.RECORD))
+        nursery.start_soon(perform, server, LongFlights(40))
+        await stream(client).receive_some(5)
+        client.send(bytes(40 * LongFlights.RECORD))
+    close(client)
+
+
 async def failure(perform, server, **changes):
     with pytest.raises(HandshakeFailed) as caught:
         await perform(server, Handshake(server_context(), **changes))
