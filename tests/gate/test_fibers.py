@@ -316,6 +316,25 @@ async def test_who_gives_way_goes_on_behind_all_that_have_news(pairs):
         assert log == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
+async def test_giving_way_in_turn_costs_no_turn_of_trios(pair):
+    near, far = pair
+
+    async def job():
+        await recv(near)
+        for _ in range(5):
+            await give_way()
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        await settled()
+        steps = Steps()
+        trio.lowlevel.add_instrument(steps)
+        far.send(b"x")
+        await settled()
+        trio.lowlevel.remove_instrument(steps)
+    assert steps.count == 2  # the fibers' own, and this task's
+
+
 async def _yield_for_ever(log):
     for _ in range(MANY):
         await give_way()
