@@ -13,7 +13,7 @@ from ..config import KtlsPolicy, Limits, Listener, Offload, Route
 from ..kernel.engines import Engine
 from ..metrics import Metrics
 from ..wire.http_head import HeadLimits
-from ..wire.routes import is_single, routes_of_host
+from ..wire.routes import RouteTable
 from .offload import OffloadTable
 from .report import Report
 
@@ -30,9 +30,7 @@ class SessionContext:
         engine: who puts keys into the kernel; ``tls`` is made for it.
         table: what the kernel can offload.
         most: the most that the operator allows it to.
-        common_offload: the same with every route's word; None where they differ.
-        routes: in the order of matching.
-        singles: by route, whether its connections end after one response.
+        routes: compiled with that bound.
         keeps_secrets: whether any route shares them, so that they outlive the handshake.
         limits: bounds in seconds and bytes.
         head_limits: the part of them that the head scanner takes.
@@ -45,23 +43,12 @@ class SessionContext:
     engine: Engine
     table: OffloadTable
     most: Offload
-    common_offload: Offload | None
-    routes: tuple[Route, ...]
-    singles: tuple[bool, ...]
+    routes: RouteTable
     keeps_secrets: bool
     limits: Limits
     head_limits: HeadLimits
     metrics: Metrics
     report: Report
-
-    def offload_of(self, sni: str) -> Offload | None:
-        """The bound of whatever route a client can mean by a name; None if it depends.
-
-        A request that none of them matches is not handed over at all.
-        """
-        if self.common_offload:
-            return self.common_offload
-        return _common_offload(routes_of_host(self.routes, sni), self.most)
 
     @classmethod
     def make(
@@ -84,9 +71,7 @@ class SessionContext:
             engine=engine,
             table=table,
             most=most,
-            common_offload=_common_offload(routes, most),
-            routes=routes,
-            singles=tuple(is_single(route, routes) for route in routes),
+            routes=RouteTable(routes, most),
             keeps_secrets=any(route.share_secrets for route in routes),
             limits=limits,
             head_limits=HeadLimits(
@@ -95,8 +80,3 @@ class SessionContext:
             metrics=metrics,
             report=report,
         )
-
-
-def _common_offload(routes: tuple[Route, ...], most: Offload) -> Offload | None:
-    bounds = {most.at_most(route.offload) for route in routes} or {most}
-    return bounds.pop() if len(bounds) == 1 else None

@@ -37,7 +37,7 @@ from ..kernel.ktls import attach_ulp
 from ..kernel.sockets import format_address, unmap_address
 from ..wire.handoff import Handoff, Mode, TlsFacts
 from ..wire.http_head import RequestHead
-from ..wire.routes import match_route
+from ..wire.routes import RouteMatch
 from .answers import MISDIRECTED, NO_ROUTE, SILENT_FAILURES, TIMEOUTS, answer
 from .client import ClientGone, KernelClient, RelayedClient, linger
 from .context import SessionContext
@@ -220,7 +220,7 @@ class _Session:
         report.alpn, report.is_resumed = facts.alpn, facts.is_resumed
         report.engine = context.engine.value
         offloading = self._offloading = Offloading(
-            self._sock, shaken, most=context.most, at_once=context.offload_of(facts.sni)
+            self._sock, shaken, most=context.most, at_once=context.routes.offload_of(facts.sni)
         )
         self._client = offloading.client
         self._advance(_OFFLOAD_STEPS[offloading.is_settled, offloading.offload is Offload.BOTH])
@@ -280,17 +280,17 @@ class _Session:
 
     async def _dispose(self, head: RequestHead, trailing: bytes) -> None:
         """Steps 8 to 11: route, hand off, and relay where the kernel holds less."""
-        route = match_route(self._context.routes, head)
-        refusal = self._refusal(route, trailing) if route else NO_ROUTE
-        if refusal or not route:
+        found = self._context.routes.match(head)
+        refusal = self._refusal(found.route, trailing) if found else NO_ROUTE
+        if refusal or not found:
             status, reason, detail = refusal or NO_ROUTE
             self._advance(Step.REJECTED)
             self.report.end(Event.REFUSED, reason, detail)
             self._ending = functools.partial(self._answer, status)
             return
-        self.report.backend = route.backend.name
+        self.report.backend = found.route.backend.name
         try:
-            await self._give_away(head, trailing, route)
+            await self._give_away(head, trailing, found)
         except HandoffError as exc:
             self._advance(Step.HANDOFF_FAILED)
             self.report.end(Event.BACKEND_FAILED, exc.reason, str(exc))
@@ -315,13 +315,13 @@ class _Session:
             return 503, "ktls_required", reason
         return None
 
-    async def _give_away(self, head: RequestHead, trailing: bytes, route: Route) -> None:
+    async def _give_away(self, head: RequestHead, trailing: bytes, found: RouteMatch) -> None:
         client = self._client
         if client is None:
             raise AssertionError("a head was read from somebody")
         relay = await give_away(
-            self._make_handoff(head, route),
-            route.backend,
+            self._make_handoff(head, found),
+            found.route.backend,
             client,
             trailing,
             idle_timeout=self._context.limits.relay_idle_timeout,
@@ -330,9 +330,9 @@ class _Session:
         if relay:
             self._ending = functools.partial(self._run_relay, relay)
 
-    def _make_handoff(self, head: RequestHead, route: Route) -> Handoff:
+    def _make_handoff(self, head: RequestHead, found: RouteMatch) -> Handoff:
         """Collect what the backend is told; it takes our copy of the secrets with it."""
-        context, offloading = self._context, self._offloading
+        offloading = self._offloading
         secrets = offloading.release_secrets() if offloading else None
         return Handoff(
             head=head,
@@ -340,8 +340,8 @@ class _Session:
             tls=self._tls,
             remote=self._remote,
             local=unmap_address(self._sock.getsockname()),
-            is_single=context.singles[context.routes.index(route)],
-            secrets=secrets if route.share_secrets else None,
+            is_single=found.is_single,
+            secrets=secrets if found.route.share_secrets else None,
         )
 
     def _acknowledge(self, step: Step) -> None:

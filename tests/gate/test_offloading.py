@@ -163,7 +163,7 @@ def bound_of(sni, *routes, listener=BOTH):
         metrics=context.metrics, report=context.report,
         routes=tuple(Route(hosts=(host,), path=path, offload=offload, backend=APP)
                      for host, path, offload in routes),
-    ).offload_of(sni)  # fmt: skip
+    ).routes.offload_of(sni)  # fmt: skip
 
 
 MIXED = (("a.example", "/", TX), ("b.example", "/ws", BOTH), ("b.example", "/", NONE),

@@ -37,6 +37,7 @@ from ktlsgate.wire.handshake import Handshake
 from ktlsgate.wire.http_head import HeadLimits, scan_head
 from ktlsgate.wire.key_schedule import TrafficSecret, TrafficSecrets
 from ktlsgate.wire.keylog import CLIENT_TRAFFIC_SECRET, SERVER_TRAFFIC_SECRET
+from ktlsgate.wire.routes import RouteTable
 
 SUITE = SUITES["TLS_AES_128_GCM_SHA256"]
 ALL = OffloadTable.all()
@@ -228,9 +229,7 @@ async def test_another_route_of_the_listener_gets_no_secrets(tmp_path):
             Route(backend=second),
         )
         context = make_context(backend.address, table=kernel_table())
-        context = dataclasses.replace(
-            context, routes=routes, singles=(True, True), keeps_secrets=True
-        )
+        context = dataclasses.replace(context, routes=RouteTable(routes), keeps_secrets=True)
         async with open_session(context) as session:
             tls = await session.start_tls()
             await tls.send_all(REQUEST)
