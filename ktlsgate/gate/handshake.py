@@ -51,12 +51,13 @@ async def perform_handshake(sock: socket.socket, handshake: Handshake) -> None:
 
 async def _receive_first_flight(sock: socket.socket, handshake: Handshake) -> None:
     """Return when our own first flight was sent, and all that was taken is used."""
-    output = b""
-    while not output:
+    has_spoken = False
+    while not has_spoken:
         data = await recv(sock, _FLIGHT)
         while True:
             used, output = _receive(handshake, data)
             if output:
+                has_spoken = True
                 await send_all(sock, output)
             data = data[used:]
             if not data:

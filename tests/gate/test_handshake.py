@@ -140,6 +140,34 @@ async def test_a_flight_longer_than_a_look_is_read_without_further_news(pair, pe
     close(client)
 
 
+async def test_i2_nothing_more_is_read_for_what_came_with_the_hello(pair, perform):
+    """A client may send change_cipher_spec right behind its hello (RFC 8446, D.4)."""
+    client, server = pair
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = client_context(ssl.TLSVersion.TLSv1_3).wrap_bio(
+        incoming, outgoing, server_hostname="localhost"
+    )
+    behind = b"\x17\x03\x03\x00\x05early"
+
+    async def shake_hands():
+        raw = stream(client)
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                output = outgoing.read()
+                await raw.send_all(output + b"\x14\x03\x03\x00\x01\x01" if output else b"")
+                incoming.write(await raw.receive_some(65536))
+        await raw.send_all(outgoing.read() + behind)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shake_hands)
+        await perform(server, Handshake(server_context()))
+    assert server.recv(1000) == behind
+    close(client)
+
+
 async def failure(perform, server, **changes):
     with pytest.raises(HandshakeFailed) as caught:
         await perform(server, Handshake(server_context(), **changes))
