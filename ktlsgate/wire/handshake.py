@@ -303,7 +303,7 @@ class Handshake:
     def into_record_layer(self) -> RecordLayer:
         """Let OpenSSL go on protecting the records that the kernel does not."""
         self._secrets.clear()
-        return RecordLayer(self._connection)
+        return RecordLayer(self._connection, is_between_records=True)
 
 
 def check_first_bytes(data: bytes) -> None:

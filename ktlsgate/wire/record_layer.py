@@ -12,11 +12,14 @@ from __future__ import annotations
 from OpenSSL import SSL
 
 from ..errors import LocalProtocolError, RemoteProtocolError
+from .openssl_extra import can_rebind_to_memory, rebind_to_memory
+from .records import HEADER_SIZE, ContentType
 
 __all__ = ["BOTH_ENDS", "RecordLayer", "drain_output", "openssl_reason"]
 
 _CHUNK = 65_536
 BOTH_ENDS = SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN
+_FLIGHT = 81_920  # a chunk in records, so that one call takes all of it
 
 
 def drain_output(connection: SSL.Connection) -> bytes:
@@ -24,9 +27,9 @@ def drain_output(connection: SSL.Connection) -> bytes:
     output = b""
     try:
         while True:
-            piece = connection.bio_read(_CHUNK)
-            output += piece
-            if len(piece) < _CHUNK:  # all there was; asking again costs an exception
+            piece = connection.bio_read(_FLIGHT)
+            output = output + piece if output else piece
+            if len(piece) < _FLIGHT:  # all there was; asking again costs an exception
                 return output
     except SSL.WantReadError:
         return output
@@ -48,11 +51,21 @@ class RecordLayer:
         is_closed: whether the peer's close_notify came: nothing more will.
     """
 
-    __slots__ = ("_connection", "_error", "is_closed")
+    __slots__ = ("_connection", "_error", "_header", "_may_owe", "_missing", "is_closed")
     wanted = _CHUNK
 
-    def __init__(self, connection: SSL.Connection) -> None:
+    def __init__(self, connection: SSL.Connection, *, is_between_records: bool = False) -> None:
+        """Go on with an established connection.
+
+        Args:
+            connection: OpenSSL's object.
+            is_between_records: whether it surely holds no part of a record. Then records
+                that come one by one cost less.
+        """
         self._connection = connection
+        self._missing = 0 if is_between_records else -1  # of the last record; -1: unknown
+        self._header = b""  # the part that is here of a header that was cut
+        self._may_owe = True  # whether OpenSSL may want to send something
         self._error: RemoteProtocolError | None = None
         self.is_closed = False
 
@@ -70,10 +83,13 @@ class RecordLayer:
             raise self._error
         if data:
             self._connection.bio_write(data)
+        is_alone = self._is_alone(data)
         chunks = []
         try:
             while not self.is_closed:
                 chunks.append(self._connection.recv(_CHUNK))
+                if is_alone:  # there is no more, and data is never answered
+                    return chunks[0]
         except SSL.WantReadError:
             pass
         except SSL.ZeroReturnError:
@@ -82,7 +98,26 @@ class RecordLayer:
             self._error = RemoteProtocolError(f"expected a TLS record, got {openssl_reason(exc)}")
             if not chunks:
                 raise self._error from exc
+        finally:
+            self._may_owe |= not (is_alone and chunks)
         return b"".join(chunks)
+
+    def _is_alone(self, data: bytes) -> bool:
+        """Whether this is exactly one record of type application data."""
+        at = self._missing
+        if at < 0:
+            return False
+        if not (at or self._header) and len(data) > HEADER_SIZE:
+            length = data[3] << 8 | data[4]
+            if len(data) == HEADER_SIZE + length and data[0] == ContentType.APPLICATION_DATA:
+                return True
+        data, self._header = self._header + data, b""
+        while at + HEADER_SIZE <= len(data):
+            at += HEADER_SIZE + (data[at + 3] << 8 | data[at + 4])
+        if at < len(data):
+            self._header, at = data[at:], len(data)
+        self._missing = at - len(data)
+        return False
 
     def send_data(self, data: bytes) -> bytes:
         """Encrypt: plaintext of any size in, whole records out.
@@ -99,6 +134,11 @@ class RecordLayer:
             raise LocalProtocolError("expected no more data after close_notify") from exc
         return drain_output(self._connection)
 
+    @property
+    def failure(self) -> RemoteProtocolError | None:
+        """What `receive_data` kept back, if anything: nothing good will follow."""
+        return self._error
+
     def raise_failure(self) -> None:
         """Raise what `receive_data` kept back, if anything.
 
@@ -113,7 +153,15 @@ class RecordLayer:
 
         Its answer to a KeyUpdate goes out in front of its next data.
         """
+        if not self._may_owe:
+            return b""
+        self._may_owe = False
         return drain_output(self._connection)
+
+    def shrink(self) -> None:
+        """Part from buffers of the size that was needed most; their bytes are all used."""
+        if can_rebind_to_memory():
+            rebind_to_memory(self._connection)
 
     def send_close_notify(self) -> bytes:
         """Say goodbye; nothing may be sent after it."""

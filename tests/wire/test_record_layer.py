@@ -336,3 +336,77 @@ def test_a_connection_that_failed_cannot_be_resumed_without_tickets():
     second = Handshake(context)
     shake_hands(second, again)
     assert not second.established().facts.is_resumed
+
+
+class Counted:
+    """OpenSSL's object; counts what is asked of it."""
+
+    def __init__(self, connection):
+        self.connection = connection
+        self.calls = []
+
+    def __getattr__(self, name):
+        self.calls.append(name)
+        return getattr(self.connection, name)
+
+
+def counted(records):
+    records._connection = Counted(records._connection)
+    return records._connection
+
+
+def test_a_record_of_data_that_comes_alone_is_asked_for_once(version):
+    """Nor has OpenSSL anything to say to it: most requests are one such record."""
+    records, client = connect(version)
+    records.data_to_send()
+    connection = counted(records)
+    for _ in range(2):
+        client.send(b"request")
+        assert records.receive_data(client.take_all()) == b"request"
+        assert records.data_to_send() == b""
+    assert connection.calls == ["bio_write", "recv"] * 2
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5, 6, -1])
+def test_the_next_lone_record_is_known_behind_one_that_came_in_pieces(version, cut):
+    records, client = connect(version)
+    connection = counted(records)
+    client.send(b"one")
+    client.send(b"two")
+    data = client.take_all()
+    plain = records.receive_data(data[:cut]) + records.receive_data(data[cut:])
+    assert plain == b"onetwo"
+    connection.calls.clear()
+    client.send(b"three")
+    assert records.receive_data(client.take_all()) == b"three"
+    assert connection.calls == ["bio_write", "recv"]
+
+
+def test_where_a_record_may_have_begun_no_record_is_alone(version):
+    """What OpenSSL holds of a record is not known to who takes it over."""
+    known, client = connect(version)
+    records = RecordLayer(known._connection)
+    client.send(b"one")
+    client.send(b"two")
+    first, second = split_records(client.take_all())
+    assert records.receive_data(first[:7]) == b""
+    assert records.receive_data(first[7:] + second) == b"onetwo"
+    connection = counted(records)
+    client.send(b"three")
+    assert records.receive_data(client.take_all()) == b"three"
+    assert connection.calls == ["bio_write", "recv", "recv"]
+
+
+def test_shrinking_loses_no_part_of_a_record(version):
+    records, client = connect(version)
+    client.send(b"x" * 10_000)
+    data = client.take_all()
+    assert records.receive_data(data[:5_000]) == b""
+    before = records._connection._into_ssl
+    records.shrink()
+    assert records._connection._into_ssl != before
+    assert records.receive_data(data[5_000:]) == b"x" * 10_000
+    client.step(records.send_data(b"y" * 100_000))
+    records.shrink()
+    client.step(records.send_data(b"z"))
+    assert client.received == b"y" * 100_000 + b"z"
