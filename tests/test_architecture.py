@@ -65,6 +65,7 @@ _PIECES = "pieces of one demo, tested as a client meets it"
 _REPORT = "the report is asserted whole, as text and as JSON"
 _CHECK = "what the check saw is shown as text and as JSON"
 _SESSION = "a session is the only way through it: real sockets, a fake backend"
+_RELAY = "one suite for all that a relay consists of: real sockets, every end"
 TESTED_ELSEWHERE = {
     "backend.arrival": ("backend/test_receiver.py", "a receiver is what drives arrivals"),
     "backend.blocking_connection": ("backend/test_connection.py", _FLAVOURS),
@@ -77,6 +78,12 @@ TESTED_ELSEWHERE = {
     "backend.demo_http": ("backend/test_demo.py", _PIECES),
     "backend.demo_pages": ("backend/test_demo.py", _PIECES),
     "backend.demo_websocket": ("backend/test_demo.py", _PIECES),
+    "gate.flow": ("gate/test_relay.py", _RELAY),
+    "gate.handlers": ("gate/test_relay.py", _RELAY),
+    "gate.jobs": ("gate/test_fibers.py", "they are what fibers run"),
+    "gate.patience": ("gate/test_client.py", "lingering is what needs patience"),
+    "gate.relay_both": ("gate/test_relay.py", _RELAY),
+    "gate.relay_input": ("gate/test_relay.py", _RELAY),
     "gate.context": ("gate/test_session.py", _SESSION),
     "gate.disposal": ("gate/test_session.py", _SESSION),
     "gate.states": ("gate/test_session.py", _SESSION),

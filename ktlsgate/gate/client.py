@@ -21,10 +21,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import math
 import socket
-
-import trio
 
 from ..errors import LocalProtocolError, RemoteProtocolError
 from ..kernel.records import recv_record, send_record
@@ -33,9 +32,10 @@ from ..wire.http_head import HeadLimits, RequestHead, scan_head
 from ..wire.messages import CLOSE_NOTIFY, AlertDescription, HandshakeType, build_alert, parse_alert
 from ..wire.record_layer import RecordLayer
 from ..wire.records import ContentType
+from .patience import give_up_after
 from .stream import peek, recv, recv_exactly, send_all
 
-__all__ = ["ClientGone", "KernelClient", "RelayedClient", "linger"]
+__all__ = ["ClientGone", "KernelClient", "RelayedClient", "linger", "send_kernel_close_notify"]
 
 _CHUNK = 65_536
 _LINGER_SECONDS = 1.0
@@ -149,15 +149,17 @@ class KernelClient:
     async def say_goodbye(self) -> None:
         """End an answered connection so that the client surely reads the answer."""
         if self._is_tls:
-            with contextlib.suppress(OSError):
-                send_record(self.sock, ContentType.ALERT, CLOSE_NOTIFY, socket.MSG_DONTWAIT)
+            send_kernel_close_notify(self.sock)
         await linger(self.sock)
 
 
 class RelayedClient:
-    """A client whose records OpenSSL decrypts; the kernel may encrypt what is sent (TX)."""
+    """A client whose records OpenSSL decrypts; the kernel may encrypt what is sent (TX).
 
-    __slots__ = ("_kernel_sends", "_lock", "_unsent", "records", "sock")
+    One job uses it, in turns; for both directions at once there is `ktlsgate.gate.flow`.
+    """
+
+    __slots__ = ("_kernel_sends", "records", "sock")
 
     def __init__(
         self, sock: socket.socket, records: RecordLayer | CountedRecordLayer, *, kernel_sends: bool
@@ -166,11 +168,6 @@ class RelayedClient:
         self.sock = sock
         self.records = records
         self._kernel_sends = kernel_sends
-        # Records must go out in the order in which they were made, and both
-        # directions make some (OpenSSL's alerts come up while it reads). So who
-        # makes one appends it here at once, and who holds the lock sends all.
-        self._unsent = b""
-        self._lock = trio.Lock()
 
     async def receive(self) -> bytes:
         """Receive the next plain bytes; ``b""`` is a clean end (close_notify).
@@ -216,15 +213,8 @@ class RelayedClient:
         """Send what OpenSSL has to say itself, or drop it where the kernel sends (I4)."""
         output = self.records.data_to_send()
         if output and not self._kernel_sends:
-            self._unsent += output
-            with contextlib.suppress(OSError), trio.move_on_after(patience):
-                async with self._lock:
-                    await self._flush()
-
-    async def _flush(self) -> None:
-        """Send what is queued; the lock is held."""
-        output, self._unsent = self._unsent, b""
-        await send_all(self.sock, output)
+            with contextlib.suppress(OSError):
+                await give_up_after(patience, functools.partial(send_all, self.sock, output))
 
     async def read_head(self, limits: HeadLimits) -> tuple[RequestHead, bytes]:
         """Read the request head.
@@ -257,25 +247,20 @@ class RelayedClient:
         Raises:
             OSError: the client is gone.
         """
-        async with self._lock:
-            if self._kernel_sends:
-                await send_all(self.sock, data)
-                return
+        if not self._kernel_sends:
             try:
-                self._unsent += self.records.send_data(data)
+                data = self.records.send_data(data)
             except (RemoteProtocolError, LocalProtocolError) as exc:
                 raise BrokenPipeError(errno.EPIPE, "OpenSSL gave the connection up") from exc
-            await self._flush()
+        await send_all(self.sock, data)
 
     async def send_close_notify(self) -> None:
         """Say that nothing more will be sent; errors do not matter any more."""
+        if self._kernel_sends:
+            send_kernel_close_notify(self.sock)
+            return
         with contextlib.suppress(OSError):
-            if self._kernel_sends:
-                send_record(self.sock, ContentType.ALERT, CLOSE_NOTIFY, socket.MSG_DONTWAIT)
-                return
-            async with self._lock:
-                self._unsent += self.records.send_close_notify()
-                await self._flush()
+            await send_all(self.sock, self.records.send_close_notify())
 
     async def say_goodbye(self) -> None:
         """End an answered connection so that the client surely reads the answer."""
@@ -287,13 +272,23 @@ def _end_of_stream(*, has_begun: bool) -> str:
     return f"expected {'the rest of the head' if has_begun else 'a request'}, got end of file"
 
 
+def send_kernel_close_notify(sock: socket.socket) -> None:
+    """Say that nothing more will be sent, where the kernel encrypts; errors do not matter."""
+    with contextlib.suppress(OSError):
+        send_record(sock, ContentType.ALERT, CLOSE_NOTIFY, socket.MSG_DONTWAIT)
+
+
 async def linger(sock: socket.socket) -> None:
     """Half close, then read and forget for at most a second and 256 KiB."""
-    with contextlib.suppress(OSError), trio.move_on_after(_LINGER_SECONDS):
+    with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
-        total = 0
-        while total < _LINGER_BYTES:
-            data = await recv(sock, _CHUNK)
-            if not data:
-                return
-            total += len(data)
+        await give_up_after(_LINGER_SECONDS, functools.partial(_read_away, sock))
+
+
+async def _read_away(sock: socket.socket) -> None:
+    total = 0
+    while total < _LINGER_BYTES:
+        data = await recv(sock, _CHUNK)
+        if not data:
+            return
+        total += len(data)

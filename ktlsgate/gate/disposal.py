@@ -9,9 +9,7 @@ first wait, and let go of, so that its secrets are in the head alone.
 from __future__ import annotations
 
 import contextlib
-import functools
 import socket
-from collections.abc import Awaitable, Callable
 from typing import TypedDict
 
 from ..config import Backend, Dialect
@@ -21,11 +19,11 @@ from ..wire.handoff_scgi import encode
 from .client import KernelClient, RelayedClient
 from .fibers import stop_watching
 from .handoff import hand_off
-from .relay import RelayEnd, relay_both, relay_input
+from .relay import Relay
+from .relay_both import BothRelay
+from .relay_input import InputRelay
 
-__all__ = ["Relay", "give_away"]
-
-Relay = Callable[[], Awaitable[RelayEnd]]
+__all__ = ["give_away"]
 
 
 class _Terms(TypedDict):
@@ -52,7 +50,7 @@ async def give_away(
 
     Returns:
         None when the backend has the client's own socket and all that belongs to it;
-        else what the caller has to run, now that the backend has its part.
+        else what the caller has to start, now that the backend has its part.
 
     Raises:
         HandoffError: the connection is still ours.
@@ -72,9 +70,9 @@ async def give_away(
     }
     if mode is Mode.TX:
         unix = await hand_off(backend, head, client.sock, keeps_open=True)
-        return functools.partial(relay_input, client, unix, trailing, **terms)
+        return InputRelay(client, unix, trailing, **terms)
     ours, unix = await _pass_pair(backend, head)
-    return functools.partial(relay_both, client, ours, unix, trailing, **terms)
+    return BothRelay(client, ours, unix, trailing, **terms)
 
 
 async def _pass_client(backend: Backend, head: bytes, sock: socket.socket) -> None:

@@ -27,14 +27,17 @@ import heapq
 import itertools
 import select
 import socket
-import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import trio
 
+from .handlers import Handlers
+from .jobs import Job, carry_on, leave, wait
+
 __all__ = [
     "DeadlinePassed",
+    "Fiber",
     "Fibers",
     "Stopped",
     "become_task",
@@ -44,6 +47,7 @@ __all__ = [
     "set_deadline",
     "sleep",
     "stop_watching",
+    "this_fiber",
     "wait_news",
     "wait_readable",
     "wait_writable",
@@ -51,6 +55,7 @@ __all__ = [
 
 _BATCH = 64  # events in a row before Trio's tasks get their turn
 _ROUNDS = 8  # looks at the set in a row, for the same reason
+_LOAD = 65_536  # bytes moved by handlers, for the same reason
 
 # Deadlines that pass within so many seconds are seen together: a look is at every fiber.
 _GRAIN = 0.05
@@ -59,8 +64,6 @@ _NEVER = float("inf")
 
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _BOTH = _READ | select.EPOLLOUT
-
-_Job = Coroutine[Any, Any, None]
 
 
 class Stopped(BaseException):
@@ -71,12 +74,12 @@ class DeadlinePassed(Exception):
     """What a fiber gets at the place where it waits."""
 
 
-class _Fiber:
+class Fiber:
     """One job and what it waits for."""
 
     __slots__ = ("alarm", "deadline", "fibers", "job", "watched")
 
-    def __init__(self, fibers: Fibers, job: _Job) -> None:
+    def __init__(self, fibers: Fibers, job: Job) -> None:
         self.fibers = fibers
         self.job = job
         self.deadline = _NEVER
@@ -85,7 +88,7 @@ class _Fiber:
 
 
 # The fiber whose code runs right now; None in Trio's tasks. One thread, one gate.
-_current: _Fiber | None = None
+_current: Fiber | None = None
 
 
 class Fibers:
@@ -100,22 +103,23 @@ class Fibers:
         self._nursery = nursery
         self.now = trio.lowlevel.current_clock().current_time
         self._epoll = select.epoll()
-        self._waiting: dict[int, _Fiber] = {}
+        self.handlers = Handlers(self._epoll)
+        self._waiting: dict[int, Fiber] = {}
         self._is_serving = False
-        self._soon: collections.deque[_Fiber] = collections.deque()
-        self._timers: list[tuple[float, int, _Fiber]] = []
+        self._soon: collections.deque[Fiber] = collections.deque()
+        self._timers: list[tuple[float, int, Fiber]] = []
         self._numbers = itertools.count(1)
-        self._all: set[_Fiber] = set()
+        self._all: set[Fiber] = set()
         self._next_look = self._next_deadline = _NEVER
         self._clock = trio.CancelScope()
 
-    def start(self, job: _Job) -> None:
+    def start(self, job: Job) -> None:
         """Run a job up to its first wait, and then whenever it has news.
 
         Whatever it raises, but for `Stopped`, ends `run` (and leaves `start`, if it comes
         before the first wait): jobs have their own barrier.
         """
-        fiber = _Fiber(self, job)
+        fiber = Fiber(self, job)
         self._all.add(fiber)
         self._resume(fiber, job.send, None)
 
@@ -135,30 +139,39 @@ class Fibers:
 
     async def _serve(self) -> None:
         """Resume whom the set has news for, until it has none."""
-        for _ in range(_ROUNDS):
-            if not self._serve_once():
-                return
-        while self._soon:  # nothing else might wake them
-            self.wake_at(self._soon.popleft(), trio.current_time())
-        await trio.lowlevel.checkpoint()
+        while True:
+            for _ in range(_ROUNDS):
+                if not self._serve_once():
+                    return
+                if self.handlers.load >= _LOAD:
+                    self.handlers.load = 0
+                    break
+            while self._soon:  # a deadline may come first now
+                self.wake_at(self._soon.popleft(), trio.current_time())
+            await trio.lowlevel.checkpoint()
 
     def _serve_once(self) -> bool:
-        waiting, soon = self._waiting, self._soon
+        waiting, soon, handlers = self._waiting, self._soon, self.handlers
+        turns = len(handlers.turns)  # asked for in an earlier round
         events = self._epoll.poll(0, _BATCH)
         self._is_serving = True
         try:
-            for descriptor, _ in events:
+            for descriptor, what in events:
                 fiber = waiting.pop(descriptor, None)
                 if fiber is not None:
                     self._resume(fiber, fiber.job.send, None)
+                elif descriptor in handlers.of:
+                    handlers.of[descriptor](what)
+            if turns:
+                handlers.take_turns(turns)
             for _ in range(len(soon)):
                 fiber = soon.popleft()
                 self._resume(fiber, fiber.job.send, None)
         finally:
             self._is_serving = False
-        return bool(events or soon)
+        return bool(events or soon or handlers.turns)
 
-    def _resume(self, fiber: _Fiber, resume: Callable[[Any], Any], value: Any) -> None:
+    def _resume(self, fiber: Fiber, resume: Callable[[Any], Any], value: Any) -> None:
         """Let a fiber go on until it waits, ends or becomes a task."""
         global _current  # noqa: PLW0603 - what it is for
         outer, _current = _current, fiber
@@ -174,9 +187,9 @@ class Fibers:
             _current = outer
         if is_leaving:
             self._all.discard(fiber)
-            self._nursery.start_soon(_carry_on, fiber.job)
+            self._nursery.start_soon(carry_on, fiber.job)
 
-    def _throw(self, fiber: _Fiber, error: BaseException) -> None:
+    def _throw(self, fiber: Fiber, error: BaseException) -> None:
         for descriptor in fiber.watched:
             self._waiting.pop(descriptor, None)
         fiber.alarm = 0
@@ -196,7 +209,7 @@ class Fibers:
 
     # --- what fibers wait for ---
 
-    def watch(self, fiber: _Fiber, descriptor: int, events: int) -> None:
+    def watch(self, fiber: Fiber, descriptor: int, events: int) -> None:
         """Wake a fiber at the descriptor's next news."""
         watched = fiber.watched.get(descriptor)
         if watched is None:
@@ -211,13 +224,13 @@ class Fibers:
         """Wake nobody at the descriptor's next news."""
         self._waiting.pop(descriptor, None)
 
-    def forget(self, fiber: _Fiber, descriptor: int) -> None:
+    def forget(self, fiber: Fiber, descriptor: int) -> None:
         """Take a descriptor out of the set, if it is in it."""
         if fiber.watched.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
             self._waiting.pop(descriptor, None)
 
-    def wake_soon(self, fiber: _Fiber) -> None:
+    def wake_soon(self, fiber: Fiber) -> None:
         """Resume a fiber behind all that have news now."""
         if self._is_serving:
             self._soon.append(fiber)
@@ -226,13 +239,13 @@ class Fibers:
 
     # --- time ---
 
-    def wake_at(self, fiber: _Fiber, when: float) -> None:
+    def wake_at(self, fiber: Fiber, when: float) -> None:
         """Wake a fiber at a time, unless it has other news before."""
         fiber.alarm = next(self._numbers)
         heapq.heappush(self._timers, (when, fiber.alarm, fiber))
         self._look_by(when)
 
-    def limit(self, fiber: _Fiber, deadline: float) -> None:
+    def limit(self, fiber: Fiber, deadline: float) -> None:
         """Set the fiber's deadline."""
         fiber.deadline = deadline
         if deadline < self._next_deadline:
@@ -272,29 +285,16 @@ class Fibers:
         self._next_deadline = max(first, now + _GRAIN)
 
 
-@types.coroutine
-def _wait() -> Generator[bool, None, None]:
-    yield False
-
-
-@types.coroutine
-def _leave() -> Generator[bool, None, None]:
-    yield True
-
-
-@types.coroutine
-def _resume_in_task(job: _Job) -> Generator[Any, Any, None]:
-    yield from job.__await__()
-
-
-async def _carry_on(job: _Job) -> None:
-    """Run the rest of a fiber as a Trio task."""
-    await _resume_in_task(job)  # no checkpoint before it: a job that began must end
-
-
 def is_fiber() -> bool:
     """Whether the caller runs in a fiber, and not in a Trio task."""
     return _current is not None
+
+
+def this_fiber() -> Fiber:
+    """The caller's, for `Fibers.wake_soon` and `Fibers.handlers`."""
+    if _current is None:
+        raise AssertionError("expected to run in a fiber, and not in a Trio task")
+    return _current
 
 
 def now() -> float:
@@ -315,7 +315,7 @@ async def become_task() -> None:
     if fiber is not None:
         for descriptor in list(fiber.watched):
             fiber.fibers.forget(fiber, descriptor)
-        await _leave()
+        await leave()
 
 
 async def wait_readable(sock: socket.socket) -> None:
@@ -325,7 +325,7 @@ async def wait_readable(sock: socket.socket) -> None:
         await trio.lowlevel.wait_readable(sock)
         return
     fiber.fibers.watch(fiber, sock.fileno(), fiber.watched.get(sock.fileno(), _READ))
-    await _wait()
+    await wait()
 
 
 async def wait_writable(sock: socket.socket) -> None:
@@ -335,7 +335,7 @@ async def wait_writable(sock: socket.socket) -> None:
         await trio.lowlevel.wait_writable(sock)
         return
     fiber.fibers.watch(fiber, sock.fileno(), _BOTH)
-    await _wait()
+    await wait()
 
 
 async def wait_news(sock: socket.socket, seconds: float) -> None:
@@ -353,7 +353,7 @@ async def wait_news(sock: socket.socket, seconds: float) -> None:
     fibers = fiber.fibers
     fibers.watch(fiber, sock.fileno(), _BOTH)  # may raise: no timer yet
     fibers.wake_at(fiber, fibers.now() + seconds)
-    await _wait()
+    await wait()
     fiber.alarm = 0
     fibers.cease(sock.fileno())
 
@@ -375,7 +375,7 @@ async def sleep(seconds: float) -> None:
         await trio.sleep(seconds)
         return
     fiber.fibers.wake_at(fiber, fiber.fibers.now() + seconds)
-    await _wait()
+    await wait()
     fiber.alarm = 0
 
 
@@ -386,7 +386,7 @@ async def give_way() -> None:
         await trio.lowlevel.checkpoint()
         return
     fiber.fibers.wake_soon(fiber)
-    await _wait()
+    await wait()
 
 
 def stop_watching(sock: socket.socket) -> None:

@@ -86,12 +86,9 @@ async def serve_listener(
         OSError: the listening socket is none any more.
     """
 
-    async def session(sock: socket.socket, remote: tuple[str, int], number: int) -> None:
-        try:
-            await run_session(context, sock, remote, number)
-        finally:
-            gatekeeper.leave()
-            context.metrics.held -= 1
+    def leave() -> None:
+        gatekeeper.leave()
+        context.metrics.held -= 1
 
     is_short = False
     while True:
@@ -118,4 +115,4 @@ async def serve_listener(
             context.metrics.accepted += 1
             context.metrics.held += 1
             number = next(gatekeeper.numbers)
-            fibers.start(session(sock, unmap_address(address), number))
+            fibers.start(run_session(context, sock, unmap_address(address), number, leave))

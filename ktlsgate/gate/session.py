@@ -4,7 +4,7 @@ The states are named for what they wait for; `ktlsgate.gate.states` is the machi
 
 A session begins as a fiber (`ktlsgate.gate.fibers`) and ends as one if all goes the
 common way: handshake, keys, head, handoff. Where OpenSSL has to go on, and for whatever
-follows a step's verdict (an answer, a relay), it becomes a Trio task.
+follows a step's verdict (an answer), it becomes a Trio task. A relay goes on without it.
 
 Deadlines: one per session, moved from step to step. What times out is known from the
 state. It does not reach what follows a step's verdict, not even if it passes in the very
@@ -39,12 +39,13 @@ from ..wire.handoff import Handoff, Mode, TlsFacts
 from ..wire.http_head import RequestHead
 from ..wire.routes import RouteMatch
 from .answers import MISDIRECTED, NO_ROUTE, SILENT_FAILURES, TIMEOUTS, answer
-from .client import ClientGone, KernelClient, RelayedClient, linger
+from .client import ClientGone, KernelClient, linger
 from .context import SessionContext
-from .disposal import Relay, give_away
+from .disposal import give_away
 from .engines import shake_hands
 from .fibers import DeadlinePassed, become_task, is_fiber, now, set_deadline, stop_watching
 from .offloading import Client, Offloading
+from .relay import Relay, RelayEnd
 from .report import ConnectionReport, Event
 from .states import State, Step, advance
 
@@ -59,13 +60,18 @@ _OFFLOAD_STEPS = {
 
 
 async def run_session(
-    context: SessionContext, sock: socket.socket, remote: tuple[str, int], number: int
+    context: SessionContext,
+    sock: socket.socket,
+    remote: tuple[str, int],
+    number: int,
+    on_end: Callable[[], None],
 ) -> None:
-    """Serve one accepted connection until it is somebody else's, or over.
+    """Serve one accepted connection until it is somebody else's, over, or left to a relay.
 
-    Never raises but for Trio's Cancelled. Reports exactly once.
+    Never raises but for Trio's Cancelled. Reports exactly once, and calls ``on_end``
+    just before; where there is a relay that is after the return.
     """
-    session = _Session(context, sock, remote, number)
+    session = _Session(context, sock, remote, number, on_end)
     try:
         await session.run()
     except Exception as exc:  # noqa: BLE001 - the crash barrier
@@ -82,29 +88,17 @@ async def run_session(
         session.report.end(Event.SHUTDOWN, "shutdown")
         raise
     finally:
-        session.finish()
+        if not session.relay:
+            session.finish()
 
 
 class _Session:
     """The life of one connection in the gate."""
 
-    __slots__ = (
-        "_accepted",
-        "_client",
-        "_context",
-        "_deadline",
-        "_ending",
-        "_is_head_request",
-        "_offloading",
-        "_remote",
-        "_scope",
-        "_sock",
-        "_stage_began",
-        "_state",
-        "_tls",
-        "_ulp_reason",
-        "report",
-    )
+    __slots__ = ("_accepted", "_client", "_context", "_deadline", "_ending", "_is_head_request",
+                 "_offloading", "_on_end", "_remote", "_scope", "_sock",
+                 "_stage_began", "_state", "_tls", "_ulp_reason", "relay",
+                 "report")  # fmt: skip
 
     def __init__(
         self,
@@ -112,8 +106,10 @@ class _Session:
         sock: socket.socket,
         remote: tuple[str, int],
         number: int,
+        on_end: Callable[[], None],
     ) -> None:
         self._context = context
+        self._on_end = on_end
         self._sock = sock
         self._remote = remote
         self._state = State.EXPECT_HANDSHAKE if context.tls else State.EXPECT_HEAD
@@ -122,6 +118,7 @@ class _Session:
         self._offloading: Offloading | None = None
         self._ulp_reason = context.table.ulp_reason
         self._ending: Callable[[], Awaitable[None]] | None = None
+        self.relay: Relay | None = None
         self._is_head_request = False
         self._accepted = self._stage_began = now()
         self._deadline = math.inf
@@ -145,12 +142,14 @@ class _Session:
         try:
             await self._in_time(self._shake_hands)
             if self._state is State.EXPECT_HEAD:
-                if isinstance(self._client, RelayedClient):
-                    await become_task()
                 await self._in_time(self._exchange)
         except DeadlinePassed:
             self._time_out()
-        if self._ending:
+        if self.relay:
+            # It may last for days: keep what its end needs, and no more.
+            self._client = self._tls = self._offloading = None
+            self.relay.start(self._end_relay)
+        elif self._ending:
             await become_task()
             await self._ending()
 
@@ -327,8 +326,7 @@ class _Session:
             idle_timeout=self._context.limits.relay_idle_timeout,
         )
         self._acknowledge(Step.RELAY_STARTED if relay else Step.HANDOFF_ACKNOWLEDGED)
-        if relay:
-            self._ending = functools.partial(self._run_relay, relay)
+        self.relay = relay
 
     def _make_handoff(self, head: RequestHead, found: RouteMatch) -> Handoff:
         """Collect what the backend is told; it takes our copy of the secrets with it."""
@@ -352,13 +350,16 @@ class _Session:
         key = (self.report.tls, self.report.cipher, self.report.ktls)
         self._context.metrics.handoffs[key] += 1
 
-    async def _run_relay(self, relay: Relay) -> None:
-        end = await relay()
-        self._advance(Step.BOTH_SIDES_CLOSED)
-        report = self.report
-        report.bytes_in, report.bytes_out = end.bytes_in, end.bytes_out
-        if end.reason:
-            report.reason, report.detail = end.reason, end.detail
+    def _end_relay(self, end: RelayEnd, error: BaseException | None) -> None:
+        if isinstance(error, Exception):
+            self.report.crash(error)
+        elif error:
+            self.report.end(Event.SHUTDOWN, "shutdown")
+        else:
+            self._advance(Step.BOTH_SIDES_CLOSED)
+            self.report.bytes_in, self.report.bytes_out = end.bytes_in, end.bytes_out
+            self.report.reason, self.report.detail = end.reason, end.detail
+        self.finish()
 
     async def _answer(self, status: int, *, detail: str = "", is_contested: bool = False) -> None:
         """Answer in the backend's place and end the connection.
@@ -390,10 +391,10 @@ class _Session:
         self._sock.close()
         if self._offloading:
             self._offloading.forget()
-        report = self.report
+        report, metrics = self.report, self._context.metrics
         report.duration_ms = (now() - self._accepted) * 1000
-        metrics = self._context.metrics
         metrics.outcomes[report.event.value] += 1
         if report.reason:
             metrics.failures[report.reason] += 1
+        self._on_end()
         self._context.report(report)

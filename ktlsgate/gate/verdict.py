@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
-
-import trio
 
 from ..wire.handoff import FINISHED, RECEIVED
+from .fibers import now
 
 __all__ = ["Verdict"]
 
@@ -22,24 +20,27 @@ _VERDICT_SECONDS = 1.0
 
 
 class Verdict:
-    """Our end of the Unix connection on which verdicts travel."""
+    """Our end of the Unix connection on which verdicts travel.
 
-    def __init__(
-        self, sock: socket.socket, wait_said: Callable[[], Awaitable[None]], *, is_spoken: bool
-    ) -> None:
-        """Watch a Unix connection whose head was acknowledged just now.
+    Attributes:
+        sock: the socket; nobody watches it when it is closed here.
+        patience_ends: when `is_open` will be false at the latest, by Trio's clock.
+    """
+
+    __slots__ = ("_is_spoken", "_is_understood", "_was_clean", "patience_ends", "sock")
+
+    def __init__(self, sock: socket.socket, *, is_spoken: bool) -> None:
+        """Take a Unix connection whose head was acknowledged just now.
 
         Args:
             sock: what travels on it besides is not ours to read.
-            wait_said: returns when something new was said.
             is_spoken: whether the dialect has verdicts.
         """
         self.sock = sock
-        self._wait_said = wait_said
         self._is_spoken = is_spoken
         self._is_understood = False
         self._was_clean = False
-        self._patience_ends = trio.current_time() + _VERDICT_SECONDS
+        self.patience_ends = now() + _VERDICT_SECONDS
 
     def _said(self) -> bytes:
         """What the receiver said and we have not read away: RECEIVED, FINISHED, both."""
@@ -47,18 +48,17 @@ class Verdict:
             return self.sock.recv(2, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         return b""
 
-    async def tell(self, *, is_clean: bool) -> bool:
+    def is_open(self) -> bool:
+        """Whether a receiver that is only just reading its head may still say something."""
+        return self._is_spoken and not self._said() and now() < self.patience_ends
+
+    def tell(self, *, is_clean: bool) -> bool:
         """Tell the receiver how its input ended, before that end itself is sent.
 
         Returns:
             Whether it understands verdicts.
         """
-        if not self._is_spoken:
-            return False
-        if not self._said():  # a receiver that is only just reading its head?
-            with trio.move_on_at(self._patience_ends):
-                await self._wait_said()
-        if self._said()[:1] != RECEIVED:
+        if not self._is_spoken or self._said()[:1] != RECEIVED:
             return False
         self._is_understood = True
         if is_clean:
@@ -81,5 +81,4 @@ class Verdict:
             if self._was_clean:  # a FINISHED left unread would take the verdict back
                 with contextlib.suppress(OSError):
                     self.sock.recv(2, socket.MSG_DONTWAIT)
-            trio.lowlevel.notify_closing(self.sock)
             self.sock.close()

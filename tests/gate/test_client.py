@@ -8,29 +8,16 @@ import ssl
 import pytest
 import trio
 import trio.testing
-from helpers.ktls import PlainRecordLayer
-from helpers.sessions import (
-    client_context,
-    close,
-    read_all,
-    relayed_pair,
-    reset,
-    server_context,
-    stream,
-    tcp_pair,
-)
+from helpers.hand_client import hand_made_pair
+from helpers.sessions import RUNNERS, close, read_all, relayed_pair, reset, stream, tcp_pair
 
 from ktlsgate.errors import HeadRejected
-from ktlsgate.gate.client import ClientGone, KernelClient, RelayedClient, linger
-from ktlsgate.gate.handshake import perform_handshake
-from ktlsgate.wire.ciphers import SUITES
-from ktlsgate.wire.handshake import Handshake
+from ktlsgate.gate.client import ClientGone, KernelClient, linger
+from ktlsgate.gate.fibers import DeadlinePassed, now, set_deadline, wait_readable
 from ktlsgate.wire.http_head import HeadLimits
-from ktlsgate.wire.key_schedule import TrafficSecret
 
 LIMITS = HeadLimits()
 HEAD = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
-SUITE = SUITES["TLS_AES_128_GCM_SHA256"]
 
 
 @pytest.fixture
@@ -215,12 +202,44 @@ async def test_linger_reads_away_what_would_reset_the_connection(pair):
     assert client.recv(100) == b""
 
 
-async def test_linger_ends_after_a_second(pair, autojump_clock):
+@pytest.mark.parametrize("how", RUNNERS)
+async def test_linger_ends_after_a_second(pair, how, autojump_clock):
     _, server = pair
     began = trio.current_time()
-    await linger(server)
+    await RUNNERS[how](lambda: linger(server), trio.CancelScope())
     assert trio.current_time() - began == pytest.approx(1)
     close(server)
+
+
+@pytest.mark.parametrize(("seconds", "hears"), [(0.5, True), (2, False)])
+async def test_lingering_moves_no_deadline_of_the_fiber_that_does_it(
+    pair, seconds, hears, autojump_clock
+):
+    """An earlier one is heard inside, a later one is there again afterwards."""
+    _, server = pair
+    found = []
+
+    async def run():
+        set_deadline(now() + seconds)
+        try:
+            await linger(server)
+        except DeadlinePassed:
+            found.append("inside")
+            return
+        try:
+            await wait_in_vain(server)
+        except DeadlinePassed:
+            found.append("behind")
+
+    began = trio.current_time()
+    await RUNNERS["fiber"](run, trio.CancelScope())
+    assert found == ["inside" if hears else "behind"]
+    assert trio.current_time() - began == pytest.approx(seconds)
+
+
+async def wait_in_vain(sock):
+    while True:
+        await wait_readable(sock)
 
 
 async def test_linger_ends_after_enough_bytes(pair):
@@ -339,74 +358,6 @@ async def test_i4_where_the_kernel_sends_openssl_says_nothing():
     await trio.aclose_forcefully(tls)
 
 
-class HandClient:
-    """A TLS 1.3 client whose records after the handshake are made by hand."""
-
-    def __init__(self, sock, secrets):
-        self.stream = stream(sock)
-        self.buffer = b""
-        self.send_secret, self.receive_secret = secrets
-        self.sends = PlainRecordLayer(suite=SUITE, key=self.send_secret.derive_key())
-        self.receives = PlainRecordLayer(suite=SUITE, key=self.receive_secret.derive_key())
-
-    async def send(self, content_type, data):
-        await self.stream.send_all(self.sends.seal(content_type, data))
-
-    async def receive(self):
-        """The next record: its type and its data."""
-        while len(self.buffer) < 5 or len(self.buffer) < 5 + self._length:
-            self.buffer += await self.stream.receive_some(65536)
-        record, self.buffer = self.buffer[: 5 + self._length], self.buffer[5 + self._length :]
-        return self.receives.open(record)
-
-    @property
-    def _length(self):
-        return int.from_bytes(self.buffer[3:5], "big")
-
-    async def update_key(self, *, is_requested):
-        await self.send(22, b"\x18\x00\x00\x01" + bytes((is_requested,)))
-        self.send_secret = self.send_secret.next_generation()
-        self.sends.key, self.sends.rec_seq = self.send_secret.derive_key(), 0
-
-    def follow_key_update(self):
-        self.receive_secret = self.receive_secret.next_generation()
-        self.receives.key, self.receives.rec_seq = self.receive_secret.derive_key(), 0
-
-
-async def hand_made_pair():
-    """A `RelayedClient` and a `HandClient`, the tickets already read."""
-    ours, theirs = tcp_pair()
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = client_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
-    handshake = Handshake(server_context(ciphersuites=SUITE.name))
-    raw = stream(ours)
-
-    async def shake_hands():
-        while True:
-            try:
-                tls.do_handshake()
-            except ssl.SSLWantReadError:
-                await raw.send_all(outgoing.read())
-                incoming.write(await raw.receive_some(65536))
-                continue
-            await raw.send_all(outgoing.read())
-            return
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(shake_hands)
-        await perform_handshake(theirs, handshake)
-    secrets = [
-        TrafficSecret(secret=handshake._secrets[name], suite=SUITE)
-        for name in (b"CLIENT_TRAFFIC_SECRET_0", b"SERVER_TRAFFIC_SECRET_0")
-    ]
-    client = HandClient(ours, secrets)
-    client.buffer = incoming.read()
-    gate = RelayedClient(theirs, handshake.into_record_layer(), kernel_sends=False)
-    for _ in range(2):
-        assert (await client.receive())[0] == 22
-    return gate, client
-
-
 async def test_a_key_update_is_answered_where_openssl_does_both():
     """OpenSSL answers in front of what it encrypts next."""
     gate, client = await hand_made_pair()
@@ -419,114 +370,3 @@ async def test_a_key_update_is_answered_where_openssl_does_both():
     assert await client.receive() == (23, b"so is this")
     close(gate.sock)
     await client.stream.aclose()
-
-
-async def test_records_leave_in_the_order_in_which_they_were_made():
-    """Every answer to a KeyUpdate stands between data under the old and under the new key."""
-    gate, client = await hand_made_pair()
-    total, updates = 4 << 20, 0
-
-    async def read():
-        nonlocal updates
-        received = 0
-        while received < total:
-            content_type, data = await client.receive()  # raises when it does not decrypt
-            if content_type == 22:
-                updates += 1
-                client.follow_key_update()
-            else:
-                received += len(data)
-
-    async def ask():
-        for _ in range(20):
-            await client.update_key(is_requested=True)
-            await client.send(23, b"?")
-
-    async def receive():
-        received = 0
-        while received < 20:
-            received += len(await gate.receive())
-
-    async def send():
-        for _ in range(total // 65_536):
-            await gate.send_all(bytes(65_536))
-
-    async with trio.open_nursery() as nursery:
-        for job in (read, ask, receive, send):
-            nursery.start_soon(job)
-    assert updates
-    close(gate.sock)
-    await client.stream.aclose()
-
-
-class FakeRecords:
-    """A record layer whose every read makes a record of its own, numbered with the rest."""
-
-    is_closed = False
-    wanted = 65_536
-
-    def __init__(self):
-        self.number = 0
-        self.own = b""
-
-    def _make(self):
-        self.number += 1
-        return b"%08d" % self.number + bytes(4088)
-
-    def receive_data(self, data):
-        if data:
-            self.own += self._make()
-        return data
-
-    def raise_failure(self):
-        pass
-
-    def data_to_send(self):
-        output, self.own = self.own, b""
-        return output
-
-    def send_data(self, data):
-        return self._make()
-
-
-async def test_own_records_made_while_data_is_being_sent_keep_their_place():
-    """The lock changes hands before its new owner runs; who made a record earlier goes first."""
-    client, server = tcp_pair(small=True)
-    gate = RelayedClient(server, FakeRecords(), kernel_sends=False)
-    numbers = []
-
-    async def send():
-        for _ in range(200):
-            await gate.send_all(b"x")
-
-    async def receive():
-        for _ in range(200):
-            await gate.receive()
-
-    async def drip():
-        for _ in range(400):
-            await stream_of_client.send_all(b"?")
-            await trio.lowlevel.checkpoint()
-
-    async def read():
-        buffer = b""
-        while True:
-            buffer += await stream_of_client.receive_some(3000)
-            while len(buffer) >= 4096:
-                numbers.append(int(buffer[:8]))
-                buffer = buffer[4096:]
-
-    stream_of_client = stream(client)
-    async with trio.open_nursery() as readers:
-        readers.start_soon(read)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(drip)
-            nursery.start_soon(send)
-            with trio.move_on_after(2):
-                await receive()
-            await trio.testing.wait_all_tasks_blocked()
-        readers.cancel_scope.cancel()
-    assert len(numbers) >= 200
-    assert numbers == sorted(numbers)
-    close(server)
-    await stream_of_client.aclose()

@@ -9,7 +9,9 @@ import ssl
 import pytest
 import trio
 import trio.testing
+from helpers.hand_client import hand_made_pair
 from helpers.sessions import (
+    RUNNERS,
     close,
     epoll_targets,
     own_descriptors,
@@ -20,8 +22,12 @@ from helpers.sessions import (
     stream,
 )
 
-from ktlsgate.gate.relay import relay_both, relay_input
+from ktlsgate.gate.fibers import Stopped
+from ktlsgate.gate.flow import Flow
+from ktlsgate.gate.relay_both import BothRelay
+from ktlsgate.gate.relay_input import InputRelay
 from ktlsgate.wire.handoff import FINISHED, RECEIVED
+from ktlsgate.wire.record_layer import RecordLayer
 
 CUT = b"cut"
 
@@ -47,6 +53,24 @@ class Ends:
                 close(sock)
 
 
+async def run_relay(relay, ends):
+    """Start a relay from a fiber that ends then, and wait for the relay's end."""
+    over = trio.Event()
+
+    def on_end(end, error):
+        if error is not None and not isinstance(error, Stopped):
+            raise error
+        assert not over.is_set()
+        ends.end = end
+        over.set()
+
+    async def start():
+        relay.start(on_end)
+
+    await RUNNERS["fiber"](start, ends.scope, over)
+    assert over.is_set()
+
+
 @contextlib.asynccontextmanager
 async def open_relay(mode, *, trailing=b"", idle_timeout=600, has_verdicts=True, small=False):
     """Run a relay between an SSLStream and two socketpairs; waits for its end."""
@@ -64,13 +88,15 @@ async def open_relay(mode, *, trailing=b"", idle_timeout=600, has_verdicts=True,
         sock.setblocking(False)
     ends = Ends(tls, tls.transport_stream, data, theirs)
 
+    if mode == "both":
+        relay = BothRelay(client, ours, unix, trailing, **terms)
+    else:
+        relay = InputRelay(client, unix, trailing, **terms)
+
     async def run():
-        with ends.scope:
-            if mode == "both":
-                ends.end = await relay_both(client, ours, unix, trailing, **terms)
-            else:
-                ends.end = await relay_input(client, unix, trailing, **terms)
+        await run_relay(relay, ends)
         assert unix.fileno() == -1
+        assert mode == "tx" or ours.fileno() == -1
         close(client.sock)
         ends.done.set()
 
@@ -429,6 +455,142 @@ async def test_tx_a_client_that_was_gone_before_the_relay_began_is_no_crash():
         assert ends.end.reason == "client_reset"
 
 
+async def test_records_leave_in_the_order_in_which_they_were_made():
+    """Every answer to a KeyUpdate stands between data under the old and under the new key."""
+    gate, client = await hand_made_pair()
+    ours, far = socket.socketpair()
+    unix, theirs = socket.socketpair()
+    for sock in (ours, far, unix, theirs):
+        sock.setblocking(False)
+    data = stream(far)
+    ends = Ends(None, None, data, theirs)
+    relay = BothRelay(gate, ours, unix, b"", idle_timeout=60, has_verdicts=False)
+    total, updates = 4 << 20, 0
+
+    async def read():
+        nonlocal updates
+        received = 0
+        while received < total:
+            content_type, plain = await client.receive()  # raises when it does not decrypt
+            if content_type == 22:
+                updates += 1
+                client.follow_key_update()
+            else:
+                received += len(plain)
+
+    async def ask():
+        for _ in range(20):
+            await client.update_key(is_requested=True)
+            await client.send(23, b"?")
+
+    async with trio.open_nursery() as relays:
+        relays.start_soon(run_relay, relay, ends)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            nursery.start_soon(ask)
+            nursery.start_soon(read_exactly, data, 20)
+            await data.send_all(bytes(total))
+        ends.scope.cancel()
+    assert updates
+    ends.close_backend()
+    close(gate.sock)
+    await client.stream.aclose()
+
+
+@pytest.mark.parametrize("small", [1, 10_000])
+async def test_a_relay_parts_from_large_buffers_behind_bulk(small, monkeypatch):
+    calls = []
+    monkeypatch.setattr(RecordLayer, "shrink", lambda _records: calls.append("shrink"))
+    async with open_relay("both") as ends:
+        ends.unix.send(RECEIVED)
+        for _ in range(2):
+            await ends.data.send_all(bytes(100_000))
+            await read_exactly(ends.tls, 100_000)
+        await ends.tls.send_all(bytes(small))
+        await read_exactly(ends.data, small)
+        calls.append("small")
+        await ends.data.send_all(b"answer")
+        await read_exactly(ends.tls, 6)
+        ends.scope.cancel()
+    assert calls[0] == "shrink"  # of the handshake
+    assert calls[-2:] == ["shrink", "small"]
+
+
+class FakeRecords:
+    """A record layer whose every read makes a record of its own, numbered with the rest."""
+
+    is_closed = False
+    failure = None
+
+    def __init__(self):
+        self.number = 0
+        self.own = b""
+
+    def _make(self):
+        self.number += 1
+        return b"%08d" % self.number + bytes(4088)
+
+    def shrink(self):
+        pass
+
+    def receive_data(self, data):
+        self.own += self._make()
+        return data
+
+    def data_to_send(self):
+        output, self.own = self.own, b""
+        return output
+
+    def send_data(self, data):
+        return self._make()
+
+
+async def test_own_records_made_while_data_is_being_sent_keep_their_place():
+    """And they stop the reading that makes them, where the client does not take them."""
+    client, server = socket.socketpair()  # no timers of TCP's
+    ours, far = socket.socketpair()
+    for sock in (server, ours):
+        sock.setblocking(False)
+    records, flows, over = FakeRecords(), [], trio.Event()
+
+    async def start():
+        flows.append(Flow(server, records, ours, encrypts=True, reads_output=True))
+        flows[0].start(b"")
+
+    async def drip(sock):
+        while True:
+            await sock.send_all(b"?")
+            await trio.testing.wait_all_tasks_blocked()
+
+    async def read():
+        buffer = b""
+        while len(numbers) < made + 10:
+            buffer += await stream_of_client.receive_some(3000)
+            while len(buffer) >= 4096:
+                numbers.append(int(buffer[:8]))
+                buffer = buffer[4096:]
+
+    numbers = []
+    stream_of_client, data = stream(client), stream(far)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(RUNNERS["fiber"], start, trio.CancelScope(), over)
+        nursery.start_soon(drip, stream_of_client)
+        nursery.start_soon(drip, data)
+        made = -1
+        while made < records.number:  # nobody reads
+            made = records.number
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        assert made < 200
+        await read()
+        nursery.cancel_scope.cancel()
+    assert numbers == sorted(numbers)
+    for sock in (server, ours):
+        sock.close()
+    await stream_of_client.aclose()
+    await data.aclose()
+
+
 # --- mode TX: the kernel sends, we relay the input ------------------------------------
 
 
@@ -535,15 +697,12 @@ async def test_tx_a_backend_that_shuts_the_shared_socket_down_is_no_cut_of_the_c
     unix.setblocking(False)
     theirs.send(RECEIVED)
     async with trio.open_nursery() as nursery:
-        ends = []
-
-        async def run():
-            ends.append(await relay_input(client, unix, b"", idle_timeout=60, has_verdicts=True))
-
-        nursery.start_soon(run)
+        ends = Ends(tls, None, None, theirs)
+        relay = InputRelay(client, unix, b"", idle_timeout=60, has_verdicts=True)
+        nursery.start_soon(run_relay, relay, ends)
         await trio.testing.wait_all_tasks_blocked()
         client.sock.shutdown(socket.SHUT_RDWR)
-    assert ends[0].reason == ""
+    assert ends.end.reason == ""
     theirs.close()
     close(client.sock)
     await trio.aclose_forcefully(tls)

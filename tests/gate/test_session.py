@@ -147,8 +147,7 @@ async def test_handed_over_sockets_leave_no_entry_in_the_epoll_set(tmp_path, how
         assert seen[-1] <= seen[0] + 2
 
 
-@both_ways
-@pytest.mark.parametrize("tls", [True, False])
+@pytest.mark.parametrize(("tls", "how"), [(True, "fiber"), (False, "fiber"), (False, "task")])
 async def test_a_head_in_pieces_is_read_whole(tmp_path, tls, how):
     with open_backend(tmp_path) as backend:
         async with open_session(make_context(backend.address, tls=tls), how=how) as session:
@@ -472,11 +471,10 @@ async def test_a_backend_that_dies_with_the_head_unread_is_answered_502(tmp_path
 # --- TLS and relays -----------------------------------------------------------------
 
 
-@both_ways
-async def test_a_tls_connection_without_ktls_is_relayed(tmp_path, how):
+async def test_a_tls_connection_without_ktls_is_relayed(tmp_path):
     with open_backend(tmp_path) as backend:
         context = make_context(backend.address)
-        async with open_session(context, how=how) as session:
+        async with open_session(context) as session:
             tls = await session.start_tls()
             await tls.send_all(REQUEST + b"body")
             head, sock, unix = await backend.take()
@@ -526,10 +524,9 @@ async def test_a_bad_record_behind_the_head_does_not_crash_the_answer(tmp_path):
     assert (report.event, report.reason) == (Event.BACKEND_FAILED, "backend_absent")
 
 
-@both_ways
-async def test_a_relay_that_the_gate_cancels_is_cut_for_both(tmp_path, how):
+async def test_a_relay_that_the_gate_cancels_is_cut_for_both(tmp_path):
     with open_backend(tmp_path) as backend:
-        async with open_session(make_context(backend.address), how=how) as session:
+        async with open_session(make_context(backend.address)) as session:
             tls = await session.start_tls()
             await tls.send_all(REQUEST)
             _, sock, unix = await backend.take()
@@ -578,12 +575,11 @@ async def _handshake_until_closed(session):
         await tls.receive_some(1)
 
 
-@both_ways
-async def test_a_crash_inside_a_relay_is_one_report_without_a_group(tmp_path, how):
+async def test_a_crash_inside_a_relay_is_one_report_without_a_group(tmp_path):
     """Nurseries wrap: the barrier must see through their groups."""
     with open_backend(tmp_path) as backend:
         context = make_context(backend.address, limits=Limits(relay_idle_timeout="a bug"))
-        async with open_session(context, how=how) as session:
+        async with open_session(context) as session:
             tls = await session.start_tls()
             await tls.send_all(REQUEST)
             await backend.take()
@@ -594,8 +590,7 @@ async def test_a_crash_inside_a_relay_is_one_report_without_a_group(tmp_path, ho
         assert "TypeError" in report.traceback
 
 
-@both_ways
-async def test_a_crash_in_the_moment_of_cancellation_is_reported_and_does_not_spread(tmp_path, how):
+async def test_a_crash_in_the_moment_of_cancellation_is_reported_and_does_not_spread(tmp_path):
     """What leaves the barrier then must be the cancellation alone."""
     with open_backend(tmp_path) as backend:
         scopes = []
@@ -606,7 +601,7 @@ async def test_a_crash_in_the_moment_of_cancellation_is_reported_and_does_not_sp
                 raise ZeroDivisionError("a bug")
 
         context = make_context(backend.address, limits=Limits(relay_idle_timeout=Limit()))
-        async with open_session(context, how=how) as session:
+        async with open_session(context) as session:
             scopes.append(session.scope)
             tls = await session.start_tls()
             await tls.send_all(REQUEST)

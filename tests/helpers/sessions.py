@@ -169,12 +169,15 @@ async def open_fibers():
         running.cancel_scope.cancel()
 
 
-async def _run_as_task(run, scope):
+async def _run_as_task(run, scope, over=None):
     with scope:
         await run()
+        if over is not None:
+            await over.wait()
 
 
-async def _run_as_fiber(run, scope):
+async def _run_as_fiber(run, scope, over=None):
+    """Run as a fiber until it has ended, or until ``over``, if others go on behind it."""
     with scope:
         async with open_fibers() as fibers:
             ended = trio.Event()
@@ -184,7 +187,7 @@ async def _run_as_fiber(run, scope):
                 ended.set()
 
             fibers.start(watch())
-            await ended.wait()
+            await (ended if over is None else over).wait()
 
 
 RUNNERS = {"fiber": _run_as_fiber, "task": _run_as_task}
@@ -202,13 +205,10 @@ async def open_session(context, number=1, *, how="fiber"):
     session = Session(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), reports)
 
     async def run():
-        try:
-            await run_session(context, theirs, ("192.0.2.7", 40000), number)
-        finally:
-            session.done.set()
+        await run_session(context, theirs, ("192.0.2.7", 40000), number, session.done.set)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(RUNNERS[how], run, session.scope)
+        nursery.start_soon(RUNNERS[how], run, session.scope, session.done)
         await trio.testing.wait_all_tasks_blocked()
         try:
             yield session

@@ -1,0 +1,66 @@
+"""Plain calls at the news of descriptors: for what must not cost a coroutine and a wait.
+
+A fiber (`ktlsgate.gate.fibers`) that moves bytes is resumed through all the coroutines
+that it consists of, twice for each request that passes. A *handler* is called instead,
+with what epoll says; what it has to remember it keeps in one small object.
+
+Rules:
+
+* A handler does not wait, and does one chunk of work. If there may be more, it asks to
+  be called again: that is behind everybody else who has news now.
+* It raises nothing: there is no barrier between it and the loop.
+* The set is edge-triggered: try until the kernel says EAGAIN, or gives less than was
+  asked for, which says the same of a stream (epoll(7)).
+* A descriptor is removed before it is closed or given away. What a handler asked to
+  have called again is called all the same, once.
+"""
+
+from __future__ import annotations
+
+import collections
+import select
+from collections.abc import Callable
+
+__all__ = ["Handlers"]
+
+
+class Handlers:
+    """Who is called for which descriptor of an epoll set.
+
+    Attributes:
+        of: the handlers by descriptor.
+        turns: who has asked to be called again.
+        load: bytes moved in bulk since Trio's tasks had their turn.
+    """
+
+    __slots__ = ("_epoll", "load", "of", "turns")
+
+    def __init__(self, epoll: select.epoll) -> None:
+        """Share a set whose owner polls it and calls the handlers."""
+        self._epoll = epoll
+        self.turns: collections.deque[Callable[[], None]] = collections.deque()
+        self.of: dict[int, Callable[[int], None]] = {}
+        self.load = 0
+
+    def add(self, descriptor: int, events: int, handler: Callable[[int], None]) -> None:
+        """Call a handler at news of a descriptor; what is there already is news."""
+        self._epoll.register(descriptor, events | select.EPOLLET)
+        self.of[descriptor] = handler
+
+    def change(self, descriptor: int, events: int) -> None:
+        """Ask for other events; those that are there already are news again."""
+        self._epoll.modify(descriptor, events | select.EPOLLET)
+
+    def remove(self, descriptor: int) -> None:
+        """Call nobody any more; once is enough."""
+        if self.of.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    def call_again(self, turn: Callable[[], None]) -> None:
+        """Call something behind all that have news now."""
+        self.turns.append(turn)
+
+    def take_turns(self, count: int) -> None:
+        """Call so many of those who asked for it."""
+        for _ in range(count):
+            self.turns.popleft()()
