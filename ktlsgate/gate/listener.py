@@ -21,6 +21,7 @@ from ..kernel.sockets import unmap_address
 from .context import SessionContext
 from .fibers import Fibers
 from .session import run_session
+from .trimmer import Trimmer
 
 __all__ = ["Gatekeeper", "serve_listener"]
 
@@ -41,6 +42,7 @@ class Gatekeeper:
         self._max = max_connections
         self._waiting = trio.lowlevel.ParkingLot()
         self._was_full = False
+        self.trimmer = Trimmer()
         self.held = 0
         self.numbers: Iterator[int] = itertools.count(1)
 
@@ -68,6 +70,7 @@ class Gatekeeper:
     def leave(self) -> None:
         """One connection less."""
         self.held -= 1
+        self.trimmer.note_end(self.held)
         if 2 * self.held <= self._max:
             self._was_full = False
         if self._waiting:

@@ -205,6 +205,7 @@ async def _serve(config: Config, bound: list[_Bound], ready: _Ready | None) -> i
         async with trio.open_nursery() as sessions:
             fibers = Fibers(sessions)
             sessions.start_soon(fibers.run)
+            sessions.start_soon(gatekeeper.trimmer.run)
             async with trio.open_nursery() as accepting:
                 for one in bound:
                     accepting.start_soon(serve_listener, one.sock, one.context, gatekeeper, fibers)
