@@ -8,7 +8,15 @@ import ssl
 
 import pytest
 import trio
-from helpers.sessions import OneByteSegments, client_context, identity, reset, stream, tcp_pair
+from helpers.sessions import (
+    OneByteSegments,
+    client_context,
+    identity,
+    receive,
+    reset,
+    stream,
+    tcp_pair,
+)
 
 from ktlsgate.config import Offload, Tls
 from ktlsgate.errors import HandshakeFailed
@@ -69,7 +77,7 @@ async def test_openssl_goes_on_over_memory_and_leaves_the_socket(pair, version):
     tls, handshake, _ = await shake_both(client, server, version)
     records = handshake.into_record_layer()
     await tls.send_all(b"request")
-    assert records.receive_data(server.recv(1000)) == b"request"
+    assert records.receive_data(await receive(server)) == b"request"
     server.send(records.send_data(b"answer"))
     assert await tls.receive_some(100) == b"answer"
     server.send(records.send_close_notify())
@@ -99,7 +107,7 @@ async def test_i2_a_request_behind_finished_stays_in_the_socket(pair):
         nursery.start_soon(shake_hands)
         await shake(server, handshake)
     assert not handshake.has_pending_data
-    assert handshake.into_record_layer().receive_data(server.recv(1000)) == b"request"
+    assert handshake.into_record_layer().receive_data(await receive(server)) == b"request"
 
 
 async def test_forgetting_sends_nothing_and_leaves_the_socket_open(pair):
@@ -310,6 +318,6 @@ async def test_on_a_real_kernel_openssl_moves_its_keys(pair, version):
     await tls.send_all(b"request")
     if held is Offload.BOTH:
         handshake.forget()
-        assert server.recv(100) == b"request"
+        assert await receive(server) == b"request"
     else:
-        assert handshake.into_record_layer().receive_data(server.recv(1000)) == b"request"
+        assert handshake.into_record_layer().receive_data(await receive(server)) == b"request"

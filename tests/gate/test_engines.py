@@ -4,7 +4,15 @@ import dataclasses
 
 import pytest
 import trio
-from helpers.sessions import NO_KTLS, client_context, identity, make_context, stream, tcp_pair
+from helpers.sessions import (
+    NO_KTLS,
+    client_context,
+    identity,
+    make_context,
+    receive,
+    stream,
+    tcp_pair,
+)
 
 from ktlsgate.config import Offload, Tls
 from ktlsgate.gate import engines
@@ -51,7 +59,7 @@ async def test_where_nothing_is_offloaded_openssl_goes_on_with_all_of_it(pair, e
     assert offloaded.offload is Offload.NONE
     assert offloaded.secrets is None
     await tls.send_all(b"request")
-    assert offloaded.records.receive_data(server.recv(1000)) == b"request"
+    assert offloaded.records.receive_data(await receive(server)) == b"request"
     server.send(offloaded.records.send_data(b"answer"))
     assert await tls.receive_some(100) == b"answer"
 

@@ -224,6 +224,12 @@ def _with_report(context, report):
     return dataclasses.replace(context, report=report)
 
 
+async def receive(sock):
+    """What a raw socket has next."""
+    await trio.lowlevel.wait_readable(sock)
+    return sock.recv(65_536)
+
+
 async def read_all(stream):
     """Everything up to the end; the bytes."""
     data = b""
