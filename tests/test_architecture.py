@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import graphlib
 import pathlib
+import re
 import sys
 
 import pytest
@@ -275,3 +276,13 @@ def test_exceptions_are_about_modules_that_exist(table):
     for key, reason in table.items():
         assert (key[0] if isinstance(key, tuple) else key) in MODULES
         assert reason
+
+
+def test_properties_are_tried_with_the_same_examples_each_time():
+    """Through one helper, which also knows what to do where hypothesis is not installed."""
+    importing = [
+        str(path.relative_to(TESTS))
+        for path in sorted(TESTS.rglob("*.py"))
+        if re.search(r"^\s*(?:import|from) hypothesis\b", path.read_text(), re.MULTILINE)
+    ]
+    assert importing == ["helpers/properties.py"]

@@ -15,8 +15,7 @@ from helpers.config_text import (
     errors_of,
     parse,
 )
-from hypothesis import given
-from hypothesis import strategies as st
+from helpers.properties import given, st
 
 from ktlsgate import config
 from ktlsgate.errors import ConfigError

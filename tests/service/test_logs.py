@@ -8,8 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from helpers.properties import given, st
 
 from ktlsgate import config
 from ktlsgate.errors import ConfigError

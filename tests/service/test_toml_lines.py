@@ -3,8 +3,7 @@
 import tomllib
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from helpers.properties import given, st
 
 from ktlsgate.service.toml_lines import key_lines
 

@@ -7,8 +7,7 @@ import struct
 import sys
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from helpers.properties import given, st
 
 from ktlsgate.wire.inet_diag import Keys, SocketAnswer, build_question, parse_answer
 
