@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import importlib.util
 import json
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -562,3 +563,13 @@ def test_guests_get_the_variables_that_the_tests_read_and_no_others():
         "KTLSGATE_RANDOM": "9",
     }
     assert lab.suite_settings({"KTLSGATE_LAB": "/x", "HOME": "/root", **read}) == read
+
+
+def test_what_the_readme_shows_goes_along_with_the_tests(tmp_path):
+    wheel = tmp_path / "w.whl"
+    zipfile.ZipFile(wheel, "w").close()
+    lab.gather_tests(wheel, tmp_path)
+    work = tmp_path / "work"
+    shown = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (work / "README.md").read_text())
+    assert shown
+    assert [name for name in shown if not (work / name).is_file()] == []
