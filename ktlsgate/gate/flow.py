@@ -146,7 +146,7 @@ class Flow:
         """End what OpenSSL sends; there is news when the client has taken it."""
         self.unsent += self._records.send_close_notify()
         if self.unsent:
-            self._send()
+            self._flush()
 
     def stop(self) -> None:
         """Let nothing move any more; the sockets stay open."""
@@ -162,10 +162,7 @@ class Flow:
             if events & _LAST:
                 self._is_client_ending = True
             if self.unsent:
-                self._send()
-                if not self.unsent:
-                    self._owes = False
-                    self._go_on_with_output()
+                self._flush()
             if not self._has_input_turn:
                 self._take_input()
         except Exception as exc:  # noqa: BLE001 - raised again in the fiber
@@ -338,8 +335,18 @@ class Flow:
         output = self._records.data_to_send()
         if output and self._encrypts:
             self.unsent += output
-            self._send()
-            self._owes = bool(self.unsent)
+            self._owes = True
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send what has waited; behind the last of it goes on what had to wait for it."""
+        self._send()
+        if self.unsent or self._is_stopped:
+            return
+        self._go_on_with_output()
+        if self._owes:
+            self._owes = False
+            self._go_on_with_input()
 
     def _send(self) -> None:
         """Let the client take of what is unsent what it will."""

@@ -52,7 +52,14 @@ class Handlers:
         self._epoll.modify(descriptor, events | select.EPOLLET)
 
     def remove(self, descriptor: int) -> None:
-        """Call nobody any more; once is enough."""
+        """Call nobody any more; once is enough.
+
+        Raises:
+            AssertionError: the descriptor was closed before, so that its number may be
+                somebody else's by now.
+        """
+        if descriptor < 0:
+            raise AssertionError("a descriptor is removed before it is closed")
         if self.of.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
 

@@ -130,19 +130,14 @@ class Relay(Coroutine[Any, Any, None]):
                     return False
         except Exception as exc:  # noqa: BLE001 - told to who started it
             error = exc
-        self._stop()
-        if self._is_to_linger() and not error:
-            this_fiber().fibers.start(self._linger())
-        else:
-            self._finish(error)
+        self._end(error)
         raise StopIteration
 
     def throw(self, error: Any, _value: object = None, _traceback: object = None) -> bool:
         """Look again when the time has come; end for whatever else is thrown."""
         if isinstance(error, DeadlinePassed):
             return self.send(None)
-        self._stop()
-        self._finish(error)
+        self._end(error)
         raise error
 
     def close(self) -> None:
@@ -201,6 +196,19 @@ class Relay(Coroutine[Any, Any, None]):
     def _blame_client(self, error: OSError) -> None:
         self._blame("client_reset", f"the client is gone: {error.strerror}")
 
+    def _end(self, error: BaseException | None) -> None:
+        """Stop, and see that the client can read the last of it; raises nothing."""
+        lingers = False
+        try:
+            self._stop()
+            lingers = not error and self._is_to_linger()
+        except Exception as exc:  # noqa: BLE001 - told to who started it
+            error = error or exc
+        if lingers:
+            this_fiber().fibers.start(self._linger())
+        else:
+            self._finish(error)
+
     async def _linger(self) -> None:
         error: BaseException | None = None
         try:
@@ -217,12 +225,20 @@ class Relay(Coroutine[Any, Any, None]):
         if self._flow:
             self._flow.stop()
 
-    def _finish(self, error: BaseException | None) -> None:
-        """Close what is ours and say how it went."""
-        self._verdict.close()  # before the data ends: the verdict must be there by then
+    def _close(self) -> None:
+        """Close what is ours."""
+        self._verdict.close()
         self._records.forget()
+
+    def _finish(self, error: BaseException | None) -> None:
+        """Close what is ours and say how it went, whatever goes wrong in that."""
         end = RelayEnd(self._reason, self._detail)
-        if self._flow:
-            end.bytes_in, end.bytes_out = self._flow.bytes_in, self._flow.bytes_out
+        flow, self._flow = self._flow, None  # it knows the fiber that knows us
+        if flow:
+            end.bytes_in, end.bytes_out = flow.bytes_in, flow.bytes_out
         on_end, self._on_end = self._on_end, _tell_nobody
+        try:
+            self._close()
+        except Exception as exc:  # noqa: BLE001 - told to who started it
+            error = error or exc
         on_end(end, error)

@@ -25,7 +25,7 @@ class BothRelay(Relay):
     """The two directions of a relay and how each of them ends."""
 
     __slots__ = ("_has_input_ended", "_has_output_ended", "_has_spoken", "_is_ending_output",
-                 "_is_told", "_ours")  # fmt: skip
+                 "_is_listening", "_is_told", "_ours")  # fmt: skip
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class BothRelay(Relay):
             client, unix, trailing, idle_timeout=idle_timeout, has_verdicts=has_verdicts
         )
         self._ours = ours
-        self._has_spoken = self._is_told = self._is_ending_output = False
+        self._has_spoken = self._is_told = self._is_ending_output = self._is_listening = False
         self._has_input_ended = self._has_output_ended = False
 
     def _make_flow(self) -> Flow:
@@ -55,10 +55,10 @@ class BothRelay(Relay):
         super()._stop()
         self._stop_listening()
 
-    def _finish(self, error: BaseException | None) -> None:
-        self._verdict.close()
+    def _close(self) -> None:
+        self._verdict.close()  # before the data ends: the verdict must be there by then
         self._ours.close()
-        super()._finish(error)
+        super()._close()
 
     def _is_over(self, flow: Flow) -> bool:
         if flow.has_input_ended and not self._is_told:
@@ -97,7 +97,8 @@ class BothRelay(Relay):
         self._patience_ends = math.inf
         if fault and self._is_broken(flow):
             self._patience_ends = now() + _ALERT_SECONDS * (fault.reason == "bad_record")
-        self._verdict.tell(is_clean=not fault)
+        if self._verdict.tell(is_clean=not fault) and fault:
+            self._verdict.close()  # before the data ends: the verdict must be there by then
         with contextlib.suppress(OSError):
             self._ours.shutdown(socket.SHUT_WR)
 
@@ -119,7 +120,8 @@ class BothRelay(Relay):
 
     def _listen(self) -> None:
         """Have news when the receiver says that it understands verdicts."""
-        if self._patience_ends == math.inf:
+        if not self._is_listening:
+            self._is_listening = True
             self._patience_ends = self._verdict.patience_ends
             handlers = this_fiber().fibers.handlers
             handlers.add(self._verdict.sock.fileno(), select.EPOLLIN, self._on_said)
@@ -130,4 +132,6 @@ class BothRelay(Relay):
             self._flow.poke()
 
     def _stop_listening(self) -> None:
-        this_fiber().fibers.handlers.remove(self._verdict.sock.fileno())
+        if self._is_listening:
+            self._is_listening = False
+            this_fiber().fibers.handlers.remove(self._verdict.sock.fileno())

@@ -23,7 +23,7 @@ class Verdict:
     """Our end of the Unix connection on which verdicts travel.
 
     Attributes:
-        sock: the socket; nobody watches it when it is closed here.
+        sock: the socket; nobody may watch it any more when `close` is called.
         patience_ends: when `is_open` will be false at the latest, by Trio's clock.
     """
 
@@ -55,6 +55,9 @@ class Verdict:
     def tell(self, *, is_clean: bool) -> bool:
         """Tell the receiver how its input ended, before that end itself is sent.
 
+        That it was cut is told by `close`, which resets the receiver since `RECEIVED`
+        is left unread: the caller's to do, when nobody watches the socket.
+
         Returns:
             Whether it understands verdicts.
         """
@@ -65,8 +68,6 @@ class Verdict:
             self._was_clean = True
             with contextlib.suppress(OSError):
                 self.sock.recv(1, socket.MSG_DONTWAIT)
-        else:
-            self.close()  # with RECEIVED unread: the receiver is reset
         return True
 
     def is_output_finished(self) -> bool:

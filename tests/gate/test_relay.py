@@ -1,6 +1,7 @@
 """Bytes through the gate: integrity, back-pressure, and how every end is told."""
 
 import contextlib
+import gc
 import hashlib
 import os
 import socket
@@ -9,6 +10,7 @@ import ssl
 import pytest
 import trio
 import trio.testing
+from helpers.fibers import drain, fill
 from helpers.hand_client import hand_made_pair
 from helpers.sessions import (
     RUNNERS,
@@ -22,7 +24,7 @@ from helpers.sessions import (
     stream,
 )
 
-from ktlsgate.gate.fibers import Stopped
+from ktlsgate.gate.fibers import this_fiber
 from ktlsgate.gate.flow import Flow
 from ktlsgate.gate.relay_both import BothRelay
 from ktlsgate.gate.relay_input import InputRelay
@@ -37,7 +39,8 @@ class Ends:
 
     def __init__(self, tls, raw, data, unix):
         self.tls, self.raw, self.data, self.unix = tls, raw, data, unix
-        self.end = None
+        self.end = self.crash = None
+        self.may_crash = False
         self.done = trio.Event()
         self.scope = trio.CancelScope()
 
@@ -58,17 +61,22 @@ async def run_relay(relay, ends):
     over = trio.Event()
 
     def on_end(end, error):
-        if error is not None and not isinstance(error, Stopped):
-            raise error
+        ends.crash = error if isinstance(error, Exception) else None
+        if ends.crash and not ends.may_crash:
+            raise ends.crash
         assert not over.is_set()
         ends.end = end
         over.set()
 
+    handlers = []
+
     async def start():
+        handlers.append(this_fiber().fibers.handlers)
         relay.start(on_end)
 
     await RUNNERS["fiber"](start, ends.scope, over)
     assert over.is_set()
+    assert handlers[0].of == {}, "a descriptor's next owner would meet a dead relay"
 
 
 @contextlib.asynccontextmanager
@@ -92,9 +100,11 @@ async def open_relay(mode, *, trailing=b"", idle_timeout=600, has_verdicts=True,
         relay = BothRelay(client, ours, unix, trailing, **terms)
     else:
         relay = InputRelay(client, unix, trailing, **terms)
+    relays = [relay]
+    del relay
 
     async def run():
-        await run_relay(relay, ends)
+        await run_relay(relays.pop(), ends)
         assert unix.fileno() == -1
         assert mode == "tx" or ours.fileno() == -1
         close(client.sock)
@@ -589,6 +599,73 @@ async def test_own_records_made_while_data_is_being_sent_keep_their_place():
         sock.close()
     await stream_of_client.aclose()
     await data.aclose()
+
+
+async def test_output_goes_on_when_own_records_take_the_last_of_it_along():
+    """The client made room between our try to send and the record that asks for an answer."""
+    client, server = socket.socketpair()
+    ours, far = socket.socketpair()
+    for sock in (client, server, ours):
+        sock.setblocking(False)
+    room = fill(server)
+    drain(client)
+
+    class Records(FakeRecords):
+        sent = b""
+
+        def receive_data(self, data):
+            drain(client)
+            self.own = b"answer"
+            return data
+
+        def send_data(self, data):
+            self.sent += data
+            return bytes(room + 1)
+
+    records, over = Records(), trio.Event()
+
+    async def start():
+        Flow(server, records, ours, encrypts=True, reads_output=True).start(b"")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(RUNNERS["fiber"], start, trio.CancelScope(), over)
+        for sock, data in ((far, b"1"), (far, b"2"), (client, b"?")):
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert records.sent in (b"", b"1")
+            sock.send(data)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert records.sent == b"12"
+        nursery.cancel_scope.cancel()
+    for sock in (client, server, ours, far):
+        sock.close()
+
+
+@pytest.mark.parametrize("place", ["stop", "has_news"])
+@pytest.mark.parametrize("mode", ["both", "tx"])
+async def test_a_bug_of_ours_in_a_relay_is_told_and_ends_it(mode, place, monkeypatch):
+    real = getattr(Flow, place)
+
+    def break_down(flow):
+        real(flow)
+        raise ZeroDivisionError
+
+    async with open_relay(mode) as ends:
+        ends.unix.send(RECEIVED)
+        ends.may_crash = True
+        monkeypatch.setattr(Flow, place, break_down)
+        ends.close_backend()
+    assert isinstance(ends.crash, ZeroDivisionError)
+
+
+async def test_nobody_refers_to_an_ended_relay():
+    gc.collect()
+    gc.disable()
+    try:
+        async with open_relay("both") as ends:
+            ends.close_backend()
+        assert [one for one in gc.get_objects() if isinstance(one, (Flow, BothRelay))] == []
+    finally:
+        gc.enable()
 
 
 # --- mode TX: the kernel sends, we relay the input ------------------------------------

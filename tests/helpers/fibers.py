@@ -42,9 +42,12 @@ async def recv(sock, size=100):
 
 
 def fill(sock):
+    """Send until there is no room; how many bytes that took."""
+    count = 0
     with contextlib.suppress(BlockingIOError):
         while True:
-            sock.send(bytes(65_536))
+            count += sock.send(bytes(65_536))
+    return count
 
 
 def drain(sock):
