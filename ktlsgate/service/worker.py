@@ -44,6 +44,10 @@ _log = logging.getLogger("ktlsgate")
 EXIT_CLEAN = 0
 EXIT_DRAIN_TIMED_OUT = 3
 
+# The client's socket, our end of the socketpair, the Unix connection beside it. For a moment,
+# while it is handed over, there is the backend's end of the socketpair, too.
+_FILES_PER_RELAY = 3
+
 
 def build_tls(config: Config) -> dict[Engine, SSL.Context]:
     """Read the certificates and make one context for each engine, which its listeners share.
@@ -111,14 +115,18 @@ def run(config: Config, ready: _Ready | None = None) -> int:
         bound = _bind(config.listeners, engines, tls, shared)
         for one in bound:
             cleanup.callback(one.sock.close)
-        open_files = raise_open_files()
-        if open_files < 2 * config.limits.max_connections:
-            _log.warning(
-                "the limit of open files is %d: at most %d connections can be relayed at once",
-                open_files,
-                open_files // 4,
-            )
+        _warn_of_few_files(raise_open_files(), config.limits.max_connections)
         return trio.run(_serve, config, bound, ready, strict_exception_groups=True)
+
+
+def _warn_of_few_files(open_files: int, connections: int) -> None:
+    """Say so if not as many connections as may be held could all be relayed."""
+    if open_files < _FILES_PER_RELAY * connections:
+        _log.warning(
+            "the limit of open files is %d: at most %d connections can be relayed at once",
+            open_files,
+            open_files // _FILES_PER_RELAY,
+        )
 
 
 def _probe(config: Config) -> OffloadTable:

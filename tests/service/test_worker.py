@@ -6,6 +6,7 @@ Each in a process of its own: run() forbids dumps, raises limits and takes signa
 import contextlib
 import json
 import pathlib
+import resource
 import signal
 import socket
 import ssl
@@ -17,6 +18,7 @@ from helpers.identities import Authority
 
 from ktlsgate.kernel.ancillary import recv_fds
 from ktlsgate.kernel.probe import probe_offload
+from ktlsgate.service.worker import _warn_of_few_files
 
 SCRIPT = """
 import json, sys
@@ -311,8 +313,25 @@ def test_few_open_files_are_warned_about():
         assert worker.addresses
         worker.signal(signal.SIGTERM)
         _, lines = worker.end()
-    (warning,) = [text for text in messages(lines) if text.startswith("the limit of open")]
-    assert warning.endswith(" connections can be relayed at once")
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert [text for text in messages(lines) if text.startswith("the limit of open")] == [
+        f"the limit of open files is {most}: at most {most // 3} connections can be relayed at once"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("open_files", "expected"),
+    [
+        (30_000, []),
+        (
+            29_999,
+            ["the limit of open files is 29999: at most 9999 connections can be relayed at once"],
+        ),
+    ],
+)
+def test_open_files_are_enough_for_a_relay_of_three_each(caplog, open_files, expected):
+    _warn_of_few_files(open_files, 10_000)
+    assert caplog.messages == expected
 
 
 @pytest.mark.parametrize("is_shared", [True, False])
