@@ -6,6 +6,8 @@ import errno
 import importlib
 import pathlib
 import re
+import shutil
+import subprocess
 import tomllib
 
 import pytest
@@ -188,3 +190,27 @@ def test_the_matrix_is_the_one_that_the_tests_expect():
 def test_the_command_that_writes_the_matrix_is_a_target_of_the_makefile():
     assert "`make matrix`" in README
     assert re.search(r"^matrix:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_command_that_measures_another_interpreter_makes_it_an_environment():
+    (command,) = re.findall(r"^make (bench VENV=\S+ PYTHON=\S+)$", README, re.MULTILINE)
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    _, venv, python = command.split()
+    folder, program = venv.partition("=")[2], python.partition("=")[2]
+    run = subprocess.run(
+        [make, "--dry-run", "--always-make", *command.split()],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"{program} -m venv {folder} " in run.stdout
+    assert f"{folder}/bin/python -m bench" in run.stdout
+
+
+def test_where_a_server_stops_for_want_of_open_files_is_explained():
+    (files,) = re.findall(
+        r"^_OPEN_FILES = ([0-9_]+)$",
+        (ROOT / "scripts/bench/servers.py").read_text(),
+        re.MULTILINE,
+    )
+    assert f"each process\nmay have {int(files):,}." in README
