@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from .. import config
-from ..wire.routes import covers_its_host, hosts_overlap
+from ..wire.host_patterns import HostRivals
 from .config_values import quote
 
 __all__ = ["check_routes", "covers_host", "covers_path"]
@@ -37,6 +37,7 @@ def check_routes(routes: Sequence[config.Route]) -> Iterator[tuple[int, str, str
     Yields:
         Index of the route (from 0), the key to blame, and the complaint.
     """
+    rivals = HostRivals(routes)
     for index, route in enumerate(routes):
         hiding = _hiding(routes[:index], route)
         if hiding:
@@ -44,7 +45,7 @@ def check_routes(routes: Sequence[config.Route]) -> Iterator[tuple[int, str, str
             what = "expected a route that some request can reach"
             why = "the first route that matches wins"
             yield index, "", f"{what}, got one whose requests all go to route {numbers}: {why}"
-        if route.keepalive is config.Keepalive.OWN and (why := _not_whole(routes, index)):
+        if route.keepalive is config.Keepalive.OWN and (why := _not_whole(routes, index, rivals)):
             so = "so a later request on the same connection would slip past the routes"
             yield index, "keepalive", f'expected "auto" or "single", got "own": {why}, {so}'
         if route.share_secrets and route.backend.dialect is config.Dialect.NGINX:
@@ -69,16 +70,13 @@ def _takes(other: config.Route, host: str, route: config.Route) -> bool:
     return covers and covers_path(other.path, route.path)
 
 
-def _not_whole(routes: Sequence[config.Route], index: int) -> str:
+def _not_whole(routes: Sequence[config.Route], index: int, rivals: HostRivals) -> str:
     """Say why a route does not cover its whole host; empty if it does."""
     route = routes[index]
-    if covers_its_host(route, tuple(routes)):
-        return ""
     if route.path != "/":
         return f"this route is only a part of its host (path {quote(route.path)})"
-    number, other = next(
-        (number, other)
-        for number, other in enumerate(routes, 1)
-        if other.backend != route.backend and hosts_overlap(other.hosts, route.hosts)
-    )
-    return f"route {number} gives some of the same hosts to {quote(other.backend.name)}"
+    first = rivals.first(route)
+    if first is None:
+        return ""
+    name = quote(routes[first].backend.name)
+    return f"route {first + 1} gives some of the same hosts to {name}"

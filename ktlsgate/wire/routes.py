@@ -7,10 +7,11 @@ prefix, only ``/``: a prefix is no access rule that an encoding may slip past.
 
 Theory of operation
 -------------------
-Two host patterns lie one inside the other or have no name in common. So the narrowest
-pattern that holds a name tells which others hold it too, and `RouteTable` keeps for
-every pattern, from the start, what is true of the names that it is the narrowest for:
-the first route that takes every path, and the prefixes that come before it.
+Two host patterns lie one inside the other or have no name in common (see
+`ktlsgate.wire.host_patterns`). So the narrowest pattern that holds a name tells which
+others hold it too, and `RouteTable` keeps for every pattern, from the start, what is true
+of the names that it is the narrowest for: the first route that takes every path, and the
+prefixes that come before it.
 
 A match finds that pattern (the name itself, else ``*`` before each of its dots, the
 longest first, else ``*``) and walks its prefixes as trees of path segments; the lowest
@@ -22,13 +23,14 @@ short as some pattern, and its path is cut no finer than the deepest prefix.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..config import Backend, Keepalive, Offload, Route
+from ..config import Keepalive, Offload, Route
+from .host_patterns import HostRivals, wider_patterns
 from .http_head import RequestHead
 
-__all__ = ["RouteMatch", "RouteTable", "covers_its_host", "hosts_overlap"]
+__all__ = ["RouteMatch", "RouteTable"]
 
 # "%2f", "%2e", "%5c", "%00"; empty, "." and ".." segments, also with the parameters that
 # servlet containers cut off before they resolve dots ("/..;/"); backslashes.
@@ -67,7 +69,8 @@ class RouteTable:
         """
         patterns = _group(routes, most)
         chains = {text: _holding(text, patterns) for text in patterns}
-        self.rows = tuple(RouteMatch(route, _is_single(route, chains)) for route in routes)
+        rivals = HostRivals(routes)
+        self.rows = tuple(RouteMatch(route, _is_single(route, rivals)) for route in routes)
         self._views = {text: _View(chain, most) for text, chain in chains.items()}
         self._others = self._views.get("*") or _View([], most)
         self._offload = _agreed({most.at_most(route.offload) for route in routes}, most)
@@ -136,19 +139,16 @@ _LEAF = _Tree()  # what lies behind all prefixes: nothing
 class _Pattern:
     """The routes that name one host pattern."""
 
-    __slots__ = ("backends", "below", "everything", "inner_backends", "offloads", "prefixed")
+    __slots__ = ("below", "everything", "offloads", "prefixed")
 
     def __init__(self) -> None:
         self.everything = _NOWHERE  # the first route that takes every path
         self.prefixed = _NOWHERE  # the first that does not
         self.below = _Tree()
         self.offloads: dict[Offload, int] = {}  # the first route with each bound
-        self.backends: set[Backend] = set()
-        self.inner_backends: set[Backend] = set()  # of this pattern and those inside it
 
     def add(self, route: Route, number: int, offload: Offload) -> None:
         """Put in the next route."""
-        self.backends.add(route.backend)
         self.offloads.setdefault(offload, number)
         if route.path == "/":
             self.everything = min(self.everything, number)
@@ -184,25 +184,12 @@ def _group(routes: tuple[Route, ...], most: Offload) -> dict[str, _Pattern]:
         offload = most.at_most(route.offload)
         for text in route.hosts:
             patterns.setdefault(text, _Pattern()).add(route, number, offload)
-    for text, pattern in patterns.items():
-        for outer in _holding(text, patterns):
-            outer.inner_backends |= pattern.backends
     return patterns
 
 
 def _holding(name: str, patterns: dict[str, _Pattern]) -> list[_Pattern]:
     """Find the patterns that hold a name or all names of a pattern, the narrowest first."""
-    return [patterns[text] for text in dict.fromkeys(_wider(name)) if text in patterns]
-
-
-def _wider(name: str) -> Iterator[str]:
-    """Whatever pattern could hold a name, the narrowest first."""
-    yield name
-    dot = name.find(".", 1)
-    while dot > 0:
-        yield "*" + name[dot:]
-        dot = name.find(".", dot + 1)
-    yield "*"
+    return [patterns[text] for text in wider_patterns(name) if text in patterns]
 
 
 def _segments(prefix: str) -> list[bytes]:
@@ -229,41 +216,7 @@ def _agreed(offloads: set[Offload], most: Offload) -> Offload | None:
     return next(iter(found)) if len(found) == 1 else None
 
 
-def _is_single(route: Route, chains: dict[str, list[_Pattern]]) -> bool:
+def _is_single(route: Route, rivals: HostRivals) -> bool:
     if route.keepalive is Keepalive.AUTO:
-        return not _is_alone(route, chains)
+        return not rivals.leave_alone(route)
     return route.keepalive is Keepalive.SINGLE
-
-
-def _is_alone(route: Route, chains: dict[str, list[_Pattern]]) -> bool:
-    """The same as `covers_its_host`, from what is known of the patterns."""
-    own = {route.backend}
-    return route.path == "/" and all(
-        chains[text][0].inner_backends <= own
-        and all(pattern.backends <= own for pattern in chains[text])
-        for text in route.hosts
-    )
-
-
-def covers_its_host(route: Route, routes: tuple[Route, ...]) -> bool:
-    """Whether every request that can come on this route's hosts goes to its backend."""
-    return route.path == "/" and all(
-        other.backend == route.backend or not hosts_overlap(other.hosts, route.hosts)
-        for other in routes
-    )
-
-
-def hosts_overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Whether some host name is matched by both lists of patterns."""
-    return any(_pattern_overlaps(a, b) for a in one for b in other)
-
-
-def _pattern_overlaps(a: str, b: str) -> bool:
-    return _lies_in(a, b) or _lies_in(b, a)
-
-
-def _lies_in(narrow: str, wide: str) -> bool:
-    if wide in ("*", narrow):
-        return True
-    # "*.example.com" stands for every name below it, at any depth.
-    return wide.startswith("*.") and narrow.endswith(wide[1:]) and narrow != wide[1:]

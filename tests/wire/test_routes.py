@@ -7,14 +7,14 @@ import re
 import sys
 
 import pytest
+from helpers.plain_routes import BACKENDS, NAMES, ROUTES, covers_its_host, word
 from helpers.properties import given, st
 
-from ktlsgate.config import Backend, Keepalive, Offload, Route
+from ktlsgate.config import Keepalive, Offload, Route
 from ktlsgate.wire.http_head import HeadLimits, scan_head
-from ktlsgate.wire.routes import RouteTable, covers_its_host, hosts_overlap
+from ktlsgate.wire.routes import RouteTable
 
-A = Backend(name="a", address="/a")
-B = Backend(name="b", address="/b")
+A, B, _ = BACKENDS
 
 
 def head(target="/", host="h.example", version="HTTP/1.1"):
@@ -190,49 +190,6 @@ def test_asterisk_of_options_matches_only_everything():
 # Which routes may keep a connection
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "expected"),
-    [
-        (("*",), ("a",), True),
-        (("a",), ("a",), True),
-        (("a",), ("b",), False),
-        (("*.a",), ("x.a",), True),
-        (("x.a",), ("*.a",), True),
-        (("*.a",), ("a",), False),
-        (("*.a",), ("*.x.a",), True),
-        (("*.x.a",), ("*.a",), True),
-        (("*.a",), ("*.b",), False),
-        (("*.a",), ("*.ba",), False),
-        (("p", "q"), ("r", "q"), True),
-        ((), ("*",), False),
-    ],
-)
-def test_host_lists_overlap_when_some_name_matches_both(one, other, expected):
-    assert hosts_overlap(one, other) is expected
-    assert hosts_overlap(other, one) is expected
-
-
-COVERING = [
-    ("alone", route("/"), (), True),
-    ("prefix", route("/app"), (), False),
-    ("same backend elsewhere", route("/"), (route("/app"),), True),
-    ("other backend on the same host", route("/"), (route("/app", backend=B),), False),
-    ("other backend on another host", route("/", "a"), (route("/", "b", backend=B),), True),
-    ("other backend on every host", route("/", "a"), (route("/", backend=B),), False),
-    ("other backend below", route("/", "*.a"), (route("/", "x.a", backend=B),), False),
-    ("other backend above", route("/", "*.a"), (route("/", "a", backend=B),), True),
-]
-
-
-@pytest.mark.parametrize(
-    ("one", "others", "expected"), [row[1:] for row in COVERING], ids=[row[0] for row in COVERING]
-)
-def test_route_covers_its_host_when_no_other_backend_can_be_meant(one, others, expected):
-    for routes in ((one, *others), (*others, one)):
-        assert covers_its_host(one, routes) is expected
-        assert RouteTable(routes).rows[routes.index(one)] == (one, not expected)
-
-
 @pytest.mark.parametrize("path", ["/", "/app"])
 def test_operators_word_decides_over_the_shape_of_the_routes(path):
     own = route(path, keepalive=Keepalive.OWN)
@@ -348,14 +305,6 @@ def walk(routes, request):
     return winner, next(iter(said)) if len(said) == 1 else None
 
 
-def word(*letters, most=3):
-    return st.lists(st.sampled_from(letters), min_size=1, max_size=most)
-
-
-# Few labels and segments, so that patterns nest, meet and miss each other often.
-NAMES = word("a", "b", most=4).map(".".join)
-PATTERNS = st.just("*") | NAMES | NAMES.map("*.{}".format)
-PREFIXES = st.just("/") | word("x", "y", "xy").map("/".join).map("/{}".format)
 HOSTS = st.tuples(
     NAMES, st.sampled_from(("", "", ".")), st.sampled_from(("", ":8443")), st.booleans()
 ).map(lambda parts: (parts[0].upper() if parts[3] else parts[0]) + parts[1] + parts[2])
@@ -364,17 +313,6 @@ TARGETS = st.tuples(
     word("x", "y", "xy", most=4), st.just([]) | st.lists(ODD, max_size=1), word("x", "y", most=2)
 ).map(lambda parts: "/" + "/".join(itertools.chain(*parts)))
 QUERIES = st.sampled_from(("", "", "?/../x//"))
-ROUTES = st.lists(
-    st.builds(
-        Route,
-        hosts=st.just(("*",)) | st.lists(PATTERNS, max_size=3).map(tuple),
-        path=PREFIXES,
-        backend=st.sampled_from((A, A, A, B)),
-        offload=st.sampled_from(Offload),
-        keepalive=st.sampled_from((Keepalive.AUTO, Keepalive.AUTO, *Keepalive)),
-    ),
-    max_size=8,
-).map(tuple)
 
 
 @given(ROUTES, st.lists(st.tuples(HOSTS, TARGETS, QUERIES), min_size=1, max_size=8), examples=500)
