@@ -1,31 +1,22 @@
 """What routes say together: one hides another, one lets requests slip past another.
 
-Theory: a host pattern stands for a set of names, and two such sets either lie
-one inside the other or have nothing in common (``*`` holds all, ``*.x`` all names
-below ``x``, anything else itself). The same holds for path prefixes. So "covers"
-and "overlaps" are comparisons of text, and no combination of narrower routes
-can hide a wider one.
+Theory: a host pattern stands for a set of names, and two such sets either lie one
+inside the other or have nothing in common (`ktlsgate.wire.host_patterns`). The same
+holds for path prefixes. So no combination of narrower routes can hide a wider one, and
+whatever could hide a route has one of the few host patterns and prefixes that its own
+text begins or ends with: those are looked up, instead of asking every route.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from .. import config
-from ..wire.host_patterns import HostRivals
+from ..wire.host_patterns import HostRivals, wider_patterns
 from .config_values import quote
 
-__all__ = ["check_routes", "covers_host", "covers_path"]
-
-
-def covers_host(wide: str, narrow: str) -> bool:
-    """Say whether every name of the pattern ``narrow`` belongs to ``wide`` too."""
-    return wide in ("*", narrow) or (wide.startswith("*.") and narrow.endswith(wide[1:]))
-
-
-def covers_path(wide: str, narrow: str) -> bool:
-    """Say whether every path below the prefix ``narrow`` is below ``wide`` too."""
-    return wide in ("/", narrow) or narrow.startswith(wide + "/")
+__all__ = ["check_routes"]
 
 
 def check_routes(routes: Sequence[config.Route]) -> Iterator[tuple[int, str, str]]:
@@ -37,9 +28,9 @@ def check_routes(routes: Sequence[config.Route]) -> Iterator[tuple[int, str, str
     Yields:
         Index of the route (from 0), the key to blame, and the complaint.
     """
-    rivals = HostRivals(routes)
+    takers, rivals = _Takers(routes), HostRivals(routes)
     for index, route in enumerate(routes):
-        hiding = _hiding(routes[:index], route)
+        hiding = takers.hiding(route, index)
         if hiding:
             numbers = " and ".join(str(number + 1) for number in hiding)
             what = "expected a route that some request can reach"
@@ -54,20 +45,35 @@ def check_routes(routes: Sequence[config.Route]) -> Iterator[tuple[int, str, str
             yield index, "share_secrets", f"expected false, got true: {why}"
 
 
-def _hiding(earlier: Sequence[config.Route], route: config.Route) -> list[int]:
-    """Return the indexes of the routes that together take all of ``route``, or none."""
-    found = []
-    for host in route.hosts:
-        taker = next((i for i, other in enumerate(earlier) if _takes(other, host, route)), None)
-        if taker is None:
-            return []
-        found.append(taker)
-    return sorted(set(found))
+class _Takers:
+    """For every host pattern, the first route with each path."""
+
+    __slots__ = ("_first",)
+
+    def __init__(self, routes: Sequence[config.Route]) -> None:
+        self._first: dict[str, dict[str, int]] = {}
+        for index, route in enumerate(routes):
+            for host in route.hosts:
+                self._first.setdefault(host, {}).setdefault(route.path, index)
+
+    def hiding(self, route: config.Route, index: int) -> list[int]:
+        """Return the indexes of the earlier routes that together take all of it, or none."""
+        paths = list(_wider_paths(route.path))
+        takers = {self._taker(host, paths) for host in route.hosts}
+        return [] if index in takers else sorted(takers)
+
+    def _taker(self, host: str, paths: Sequence[str]) -> int:
+        """Find the first route that takes all of a host and path; at the latest its own."""
+        found = [self._first[text] for text in wider_patterns(host) if text in self._first]
+        return min(first[path] for first in found for path in paths if path in first)
 
 
-def _takes(other: config.Route, host: str, route: config.Route) -> bool:
-    covers = any(covers_host(wide, host) for wide in other.hosts)
-    return covers and covers_path(other.path, route.path)
+def _wider_paths(path: str) -> Iterator[str]:
+    """Whatever prefix could hold all paths below one, itself among them."""
+    yield "/"
+    for segment in re.finditer("/", path[1:]):
+        yield path[: segment.end()]
+    yield path
 
 
 def _not_whole(routes: Sequence[config.Route], index: int, rivals: HostRivals) -> str:

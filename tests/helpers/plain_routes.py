@@ -13,7 +13,9 @@ __all__ = [
     "ROUTES",
     "covers_host",
     "covers_its_host",
+    "covers_path",
     "first_rival",
+    "hiding",
     "hosts_overlap",
     "word",
 ]
@@ -46,6 +48,28 @@ def first_rival(route, routes):
 def covers_its_host(route, routes):
     """Whether every request that can come on this route's hosts goes to its backend."""
     return route.path == "/" and first_rival(route, routes) is None
+
+
+def covers_path(wide, narrow):
+    """Whether every path below the prefix ``narrow`` is below ``wide`` too."""
+    return wide in ("/", narrow) or narrow.startswith(wide + "/")
+
+
+def hiding(route, earlier):
+    """The indexes of the first routes that take each of a route's hosts; none if one is free."""
+    takers = [
+        next(
+            (
+                index
+                for index, other in enumerate(earlier)
+                if any(covers_host(wide, host) for wide in other.hosts)
+                and covers_path(other.path, route.path)
+            ),
+            None,
+        )
+        for host in route.hosts
+    ]
+    return [] if None in takers else sorted(set(takers))
 
 
 def word(*letters, most=3):

@@ -1,9 +1,14 @@
 """Routes that hide each other or let requests slip past are complaints."""
 
+import sys
+
 import pytest
 from helpers.config_text import error_of, errors_of, parse, routes
+from helpers.plain_routes import ROUTES, first_rival, hiding
+from helpers.properties import given
 
 from ktlsgate import config
+from ktlsgate.service.config_routes import check_routes
 
 
 @pytest.mark.parametrize(
@@ -107,3 +112,86 @@ def test_secrets_in_nginxs_dialect_are_a_complaint():
 def test_secrets_are_shared_by_true_or_false_alone():
     [error] = errors_of(routes("backend = 'a', share_secrets = 'yes'"))
     assert error == 'k.toml:6: route.share_secrets: expected true or false, got "yes"'
+
+
+def plain_complaints(listed):
+    """What must be complained of, every route against every other."""
+    for index, route in enumerate(listed):
+        if hidden := hiding(route, listed[:index]):
+            numbers = " and ".join(str(number + 1) for number in hidden)
+            yield (
+                index,
+                "",
+                (
+                    "expected a route that some request can reach, got one whose requests"
+                    f" all go to route {numbers}: the first route that matches wins"
+                ),
+            )
+        if route.keepalive is not config.Keepalive.OWN:
+            continue
+        rival, why = first_rival(route, listed), ""
+        if route.path != "/":
+            why = f'this route is only a part of its host (path "{route.path}")'
+        elif rival is not None:
+            name = listed[rival].backend.name
+            why = f'route {rival + 1} gives some of the same hosts to "{name}"'
+        if why:
+            yield (
+                index,
+                "keepalive",
+                (
+                    f'expected "auto" or "single", got "own": {why},'
+                    " so a later request on the same connection would slip past the routes"
+                ),
+            )
+
+
+@given(ROUTES, examples=1000)
+def test_complaints_are_those_of_every_route_against_every_other(listed):
+    assert list(check_routes(listed)) == list(plain_complaints(listed))
+
+
+def count_lines(call):
+    """How many lines of Python run until it returns; a turn of a loop counts anew."""
+    count = 0
+
+    def trace(_frame, event, _arg):
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+MANY = {
+    "hosts": lambda n: {"hosts": (f"h{n}.example",)},
+    "wildcards": lambda n: {"hosts": (f"*.h{n}.example",)},
+    "paths": lambda n: {"path": f"/x/{n}"},
+    "both": lambda n: {"hosts": (f"h{n}.example", f"*.h{n}.example"), "path": f"/x/{n}"},
+    "nested": lambda n: {"hosts": (f"h{n}.example", "*.example"), "path": f"/{n}/x"},
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_each_route_costs_the_check_the_same_however_many_there_are(kind):
+    """Counted in lines of code that run, since clocks differ from run to run."""
+
+    def cost(number):
+        listed = [
+            config.Route(
+                **MANY[kind](n),
+                backend=config.Backend(name=f"b{n % 7}", address="/x"),
+                keepalive=config.Keepalive.OWN,
+            )
+            for n in range(number)
+        ]
+        return count_lines(lambda: list(check_routes(listed)))
+
+    few, more, many = cost(100), cost(200), cost(400)
+    assert many - more < 2.1 * (more - few)
