@@ -30,7 +30,7 @@ from .config_engines import check_engines
 from .config_flags import Flags, put_flags
 from .config_routes import check_routes
 from .config_source import Shape, Source
-from .toml_lines import key_lines
+from .toml_lines import KeyPath, key_lines
 
 __all__ = ["Flags", "config_from_flags", "load_config", "parse_config"]
 
@@ -309,11 +309,7 @@ def _read_routes(source: Source, backends: dict[str, config.Backend]) -> Iterato
     _need_one(source, "route", "[[route]] table or --backend")
     routes = []
     for path, found in source.read_list("route", _ROUTE):
-        name = found.pop("backend", "")
-        if name and name not in backends:
-            text = f"expected the name of a [backend.NAME] table, got {values.quote(name)}"
-            source.complain((*path, "backend"), text + values.nearest(name, backends))
-        backend = backends.get(name, config.Backend(name=name, address=""))
+        backend = _find_backend(source, path, found.pop("backend", ""), backends)
         raw = source.document["route"][path[1]]
         if not isinstance(raw, dict) or any(k in raw and k not in found for k in ("host", "path")):
             found["host"] = ()  # a route that cannot be read hides no other
@@ -323,3 +319,13 @@ def _read_routes(source: Source, backends: dict[str, config.Backend]) -> Iterato
     for index, key, text in check_routes(routes):
         source.complain(("route", index, key) if key else ("route", index), text)
     yield from routes
+
+
+def _find_backend(
+    source: Source, path: KeyPath, name: str, backends: dict[str, config.Backend]
+) -> config.Backend:
+    """Find a route's backend by its name; one without an address where there is none."""
+    if name and name not in backends:
+        text = f"expected the name of a [backend.NAME] table, got {values.quote(name)}"
+        source.complain((*path, "backend"), text + values.nearest(name, backends))
+    return backends.get(name, config.Backend(name=name, address=""))
