@@ -294,7 +294,7 @@ class Handshake:
 
     def count_records(self) -> CountedRecordLayer:
         """Let OpenSSL go on for now, so that `derive_keys` is still right afterwards."""
-        return CountedRecordLayer(self, RecordLayer(self._connection))
+        return CountedRecordLayer(self, RecordLayer(self._connection, is_between_records=True))
 
     def count_received(self) -> None:
         """One more record was received behind the handshake."""

@@ -1,6 +1,7 @@
 """Exact records behind the handshake: the kernel can take over at any border between two."""
 
 import pytest
+from helpers.counted_calls import counted
 from helpers.identities import Authority
 from helpers.kernel_records import KernelRecords
 from helpers.memory_tls import Client, client_context, server_context, shake_hands
@@ -62,6 +63,16 @@ def test_i2_no_byte_behind_the_record_is_wanted(version):
         pass
     assert plain == b"head"
     assert len(client.sent) == total - first
+
+
+def test_openssl_is_asked_once_for_each_record_from_the_first_on(version):
+    """It holds no part of a record behind the handshake, and gets whole ones only."""
+    _, records, client = connect(version)
+    connection = counted(records._layer)
+    client.send(b"head")
+    client.send(b"body")
+    assert receive(records, client) == b"headbody"
+    assert connection.calls == ["bio_write", "recv"] * 2
 
 
 def test_openssl_may_keep_it_all(version):

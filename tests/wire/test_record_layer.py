@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
+from helpers.counted_calls import counted
 from helpers.identities import Authority
 from helpers.kernel_records import KernelRecords
 from helpers.memory_tls import Client, client_context, server_context, shake_hands
@@ -336,23 +337,6 @@ def test_a_connection_that_failed_cannot_be_resumed_without_tickets():
     second = Handshake(context)
     shake_hands(second, again)
     assert not second.established().facts.is_resumed
-
-
-class Counted:
-    """OpenSSL's object; counts what is asked of it."""
-
-    def __init__(self, connection):
-        self.connection = connection
-        self.calls = []
-
-    def __getattr__(self, name):
-        self.calls.append(name)
-        return getattr(self.connection, name)
-
-
-def counted(records):
-    records._connection = Counted(records._connection)
-    return records._connection
 
 
 def test_a_record_of_data_that_comes_alone_is_asked_for_once(version):
