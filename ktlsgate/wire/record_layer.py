@@ -79,11 +79,12 @@ class RecordLayer:
             RemoteProtocolError: a bad record or a fatal alert. Plaintext in front of
                 it is returned first; the call after that raises.
         """
-        if self._error:
-            raise self._error
+        self.raise_failure()
         if data:
             self._connection.bio_write(data)
         is_alone = self._is_alone(data)
+        if not is_alone:  # behind a record that comes alone there is a border again
+            self._follow_borders(data)
         chunks = []
         try:
             while not self.is_closed:
@@ -104,20 +105,22 @@ class RecordLayer:
 
     def _is_alone(self, data: bytes) -> bool:
         """Whether this is exactly one record of type application data."""
+        if self._missing or self._header or len(data) <= HEADER_SIZE:
+            return False
+        length = data[3] << 8 | data[4]
+        return len(data) == HEADER_SIZE + length and data[0] == ContentType.APPLICATION_DATA
+
+    def _follow_borders(self, data: bytes) -> None:
+        """Note where in the next data a record ends, unless that was never known."""
         at = self._missing
         if at < 0:
-            return False
-        if not (at or self._header) and len(data) > HEADER_SIZE:
-            length = data[3] << 8 | data[4]
-            if len(data) == HEADER_SIZE + length and data[0] == ContentType.APPLICATION_DATA:
-                return True
+            return
         data, self._header = self._header + data, b""
         while at + HEADER_SIZE <= len(data):
             at += HEADER_SIZE + (data[at + 3] << 8 | data[at + 4])
         if at < len(data):
             self._header, at = data[at:], len(data)
         self._missing = at - len(data)
-        return False
 
     def send_data(self, data: bytes) -> bytes:
         """Encrypt: plaintext of any size in, whole records out.
