@@ -7,6 +7,7 @@ not; nothing else in the package may depend on more than these answers.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from cryptography.hazmat.bindings.openssl.binding import Binding
@@ -50,6 +51,7 @@ def is_session_reused(connection: SSL.Connection) -> bool:
 _REBINDING = ("BIO_new", "BIO_s_mem", "SSL_set_bio")
 
 
+@functools.cache  # a fact of the versions, asked for every relay
 def can_rebind_to_memory() -> bool:
     """Whether `rebind_to_memory` works with these versions."""
     return all(hasattr(_lib, name) for name in _REBINDING) and hasattr(SSL.Connection, "bio_write")

@@ -104,6 +104,33 @@ def _waiting(sock):
         return b""
 
 
+@pytest.fixture
+def unasked():
+    """Nobody has asked yet, and nobody will take this test's answer for his own."""
+    can_rebind_to_memory.cache_clear()
+    yield
+    can_rebind_to_memory.cache_clear()
+
+
+@pytest.mark.usefixtures("unasked")
 def test_an_old_library_says_that_it_cannot(monkeypatch):
     monkeypatch.setattr(openssl_extra, "_lib", OldLibrary())
     assert not can_rebind_to_memory()
+
+
+@pytest.mark.usefixtures("unasked")
+def test_the_library_is_asked_once_what_it_can(monkeypatch):
+    class Asked:
+        """Bindings with every function; notes which were looked for."""
+
+        def __init__(self):
+            self.names = []
+
+        def __getattr__(self, name):
+            self.names.append(name)
+
+    library = Asked()
+    monkeypatch.setattr(openssl_extra, "_lib", library)
+    assert can_rebind_to_memory()
+    assert can_rebind_to_memory()
+    assert library.names == ["BIO_new", "BIO_s_mem", "SSL_set_bio"]
