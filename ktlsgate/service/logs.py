@@ -84,7 +84,6 @@ class Logs:
 
     def __init__(self, settings: Logging) -> None:
         """Open the log; see `open_logs`."""
-        self._settings = settings
         self._handler = _Handler(_open(settings.file))
         self._handler.setFormatter(_formatter(settings.format, self._handler.descriptor))
         self._logger = logging.getLogger(_LOGGER)
@@ -113,16 +112,6 @@ class Logs:
         level = _LEVELS.get(report.event, logging.INFO)
         if self._logger.isEnabledFor(level):
             self._logger.log(level, "", extra={"report": report})
-
-    def reopen(self) -> None:
-        """Open the log file by its name again, after somebody moved it away.
-
-        The old file stays in use if the new one cannot be opened.
-
-        Raises:
-            ConfigError: it cannot be opened.
-        """
-        self._handler.replace(_open(self._settings.file))
 
     def close(self) -> None:
         """Detach from the logger and close the descriptor; may be called again."""
@@ -180,12 +169,6 @@ class _Handler(logging.Handler):
         if self._lost_unsaid or not self._write(self.format(record)):
             self.lost += 1
             self._lost_unsaid += 1
-
-    def replace(self, descriptor: int) -> None:
-        """Write on another descriptor from now on."""
-        old, self.descriptor = self.descriptor, descriptor
-        self._is_torn = False
-        os.close(old)
 
     def close(self) -> None:
         """Close the descriptor; may be called again."""

@@ -51,7 +51,7 @@ from .http_syntax import (
 )
 from .http_target import Target, parse_authority, parse_target
 
-__all__ = ["HeadLimits", "RequestHead", "find_head_end", "scan_head"]
+__all__ = ["HeadLimits", "RequestHead", "scan_head"]
 
 _MAX_CONTENT_LENGTH = 2**63 - 1  # off_t; what comes after it in C is negative
 
@@ -61,7 +61,6 @@ _REQUEST_LINE = re.compile(
     rb"(%b++) (?:(%b)|(%b)) (HTTP/1\.[01])(?=\r\n)" % (TCHAR, _ORIGIN_FORM, _OTHER_FORM)
 )
 _FIELD = re.compile(rb"\r\n(%b++):[ \t]*+(%b*+)(?=\r\n)" % (TCHAR, VCHAR_OR_SPACE))
-_HEAD_END = re.compile(rb"\r\n\r\n")  # memoryview has no find
 
 # The headers that change what a head means; the first three may come only once.
 _ONCE = (b"host", b"content-length", b"transfer-encoding")
@@ -126,20 +125,6 @@ class RequestHead(NamedTuple):
             if candidate.lower() == wanted:
                 return value
         return None
-
-
-def find_head_end(data: bytes | bytearray | memoryview, start: int = 0) -> int | None:
-    """Find the end of a head without looking at what it says.
-
-    Args:
-        data: what was received, from the first byte of the head on.
-        start: so many bytes were searched before, without success.
-
-    Returns:
-        The number of bytes from ``data[0]`` through CRLFCRLF; None if it is not there.
-    """
-    match = _HEAD_END.search(data, max(0, start - 3))
-    return None if match is None else match.end()
 
 
 def scan_head(

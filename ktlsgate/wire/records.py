@@ -45,11 +45,6 @@ class RecordReader:
         self.wanted = HEADER_SIZE
         self.taken = 0
 
-    @property
-    def has_partial_record(self) -> bool:
-        """Whether the stream stopped inside a record."""
-        return bool(self._buffer)
-
     def peek(self) -> bytes:
         """The part of the next record that is here."""
         return self._buffer

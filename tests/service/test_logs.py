@@ -290,28 +290,6 @@ def test_terminal_gets_text():
     os.close(follower)
 
 
-def test_reopen_follows_the_name_after_rotation(tmp_path, log_to):
-    log, lines = log_to(config.LogFormat.JSON)
-    log.write_report(HANDOFF)
-    (tmp_path / "log").rename(tmp_path / "log.1")
-    log.write_report(HANDOFF)
-    log.reopen()
-    log.write_report(HANDOFF)
-    assert len(lines()) == 1
-    assert len((tmp_path / "log.1").read_text().splitlines()) == 2
-
-
-def test_reopen_that_fails_keeps_the_old_file(tmp_path, log_to):
-    folder = tmp_path / "logs"
-    folder.mkdir()
-    log, _ = log_to(config.LogFormat.JSON, file=folder / "log")
-    folder.rename(tmp_path / "moved")
-    with pytest.raises(ConfigError, match="No such file or directory"):
-        log.reopen()
-    log.write_report(HANDOFF)
-    assert len((tmp_path / "moved" / "log").read_text().splitlines()) == 1
-
-
 def test_close_gives_the_logger_back(log_to):
     log, _ = log_to(config.LogFormat.JSON)
     logger = logging.getLogger("ktlsgate")
