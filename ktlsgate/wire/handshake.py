@@ -1,15 +1,18 @@
-"""A server's TLS handshake over OpenSSL's memory BIOs, fed one exact record at a time.
+"""A server's TLS handshake over OpenSSL's memory BIOs, fed record by record.
 
 Theory of operation
 -------------------
 
-The shell reads at most `Handshake.wanted` bytes, hands them to `receive_data`,
-and sends all of `data_to_send` before it reads again, until `is_established`.
-`RecordReader` cuts the stream at record borders, so nothing behind the last
-handshake record is ever read (invariant I2): "stop when OpenSSL says that the
-handshake is done" is the only right end, since TLS 1.3's handshake records look
-like application data and the number of records varies with chains, tickets,
-HelloRetryRequest and refused early data.
+The shell looks at a flight (MSG_PEEK) and hands it to `receive_data` in the pieces
+that `cut` says, a whole record at most, until there is something to send or
+`is_established`. Then it takes from the socket exactly what was used, and sends all
+of `data_to_send` before it looks again. So nothing behind the last handshake record
+ever leaves the socket (invariant I2): "stop when OpenSSL says that the handshake is
+done" is the only right end, since TLS 1.3's handshake records look like application
+data and the number of records varies with chains, tickets, HelloRetryRequest and
+refused early data. The first flight alone may be taken as it comes, and all of it be
+used: before our own has left, nobody can have sealed data for us. A shell that would
+rather read than look reads at most `wanted` bytes at a time.
 
 Sequence numbers (invariant I3) are counted on the wire, never assumed:
 
@@ -135,7 +138,7 @@ class Handshake:
 
     @property
     def wanted(self) -> int:
-        """How many bytes to read next, at most."""
+        """How many bytes to read next, at most, where they are not looked at first."""
         return self._reader.wanted
 
     def cut(self, data: bytes, start: int) -> int:

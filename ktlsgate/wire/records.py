@@ -1,10 +1,13 @@
-"""TLS record headers, and a reader that never asks for a byte too many.
+"""TLS record headers, and a reader that never takes a byte too many.
 
 Invariant I2: when keys go into the kernel, no byte behind the last handshake
-record may have left the socket buffer. So `RecordReader` says how many bytes it
-wants (first the 5 of the header, then exactly the body) and the caller reads at
-most that many. It is told by the caller when to stop; content types cannot say
-(TLS 1.3 handshake records look like application data from outside).
+record may have left the socket buffer. So `RecordReader` takes no piece that goes
+beyond a record's end. Who has more in sight than that (bytes that were only looked
+at, MSG_PEEK) gives it what `cut` cuts off, piece by piece, and then takes from the
+socket exactly what was used. Who would rather read than look reads at most `wanted`
+bytes: first the 5 of the header, then exactly the body. When to stop is for the
+caller to know; content types cannot say (TLS 1.3 handshake records look like
+application data from outside).
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ class RecordReader:
     """Cut exact records out of a stream.
 
     Attributes:
-        wanted: how many bytes to read next, at most; never 0.
+        wanted: how many bytes are missing of the header, or else of the body; never 0.
         taken: bytes received so far, in all records together.
     """
 
