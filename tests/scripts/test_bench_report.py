@@ -1,5 +1,6 @@
 """From slices to tables, verdicts and the README."""
 
+import dataclasses
 import json
 
 import pytest
@@ -95,6 +96,37 @@ def test_each_goal_that_was_measured_is_judged(results):
         "CPU of a relayed request / haproxy tcp": 1.2,
         "CPU of a relayed download / haproxy http": 1.0,
     }
+
+
+def everything() -> Results:
+    """A run in which every load went through every server, of all that the goals ask for."""
+    servers = ["nginx", "nginx-ktls", "floor", "gate", "relay", "haproxy", "haproxy-tcp"]
+    one_of_each = dataclasses.replace(one(1), bytes=10**9)
+    return dataclasses.replace(
+        some_results(),
+        is_keyless=False,
+        servers=servers,
+        series=[series(load, server, one_of_each) for load in LOADS for server in servers],
+        idle=[
+            held(server, count, pss=1_000 * count)
+            for server in servers
+            for count in (1_000, 5_000, 15_000)
+        ],
+    )
+
+
+def test_every_goal_is_judged_where_everything_was_measured():
+    judged = [(verdict.goal, verdict.figure) for verdict in judge(everything())]
+    assert [goal for goal, _ in judged] == list(GOALS)
+    beside_an_equal = [figure for goal, figure in judged if " / " in goal.title]
+    assert beside_an_equal == pytest.approx([1.0] * 15)
+
+
+@pytest.mark.parametrize(("connections", "count"), [(49_999, 0), (50_000, 1), (50_003, 1)])
+def test_a_leak_is_judged_where_so_many_connections_were_really_made(results, connections, count):
+    results.leaks = [dataclasses.replace(results.leaks[0], connections=connections)]
+    titles = [v.goal.title for v in judge(results) if "50,000 connections" in v.goal.title]
+    assert len(titles) == count
 
 
 def test_system_calls_are_judged_where_the_kernel_has_ktls(results):
