@@ -22,8 +22,7 @@ class Load:
         words: the load generator's mode and options.
         is_bulk: whether what counts are bytes, and not operations.
         is_latency: whether what counts is how long one operation takes.
-        is_new: whether an operation is a whole connection; else requests on kept ones.
-        resumes: whether sessions must have been resumed.
+        resumes: whether sessions must have been resumed; a server that resumes none gets a note.
     """
 
     name: str
@@ -32,7 +31,6 @@ class Load:
     key: str = "ec"
     is_bulk: bool = False
     is_latency: bool = False
-    is_new: bool = False
     resumes: bool = False
 
     def words_for(self, *, seconds: float, bulk: int) -> list[str]:
@@ -52,13 +50,11 @@ LOADS = {
             name="conn",
             title="new connection, ECDSA P-256",
             words=("conn", "-c", "16"),
-            is_new=True,
         ),
         Load(
             name="resumed",
             title="new connection, resumed",
             words=("conn", "-c", "16", "-r"),
-            is_new=True,
             resumes=True,
         ),
         Load(
@@ -66,14 +62,12 @@ LOADS = {
             title="new connection, RSA-2048",
             words=("conn", "-c", "16"),
             key="rsa",
-            is_new=True,
         ),
         Load(
             name="rsa-resumed",
             title="new connection, RSA-2048, resumed",
             words=("conn", "-c", "16", "-r"),
             key="rsa",
-            is_new=True,
             resumes=True,
         ),
         Load(
@@ -81,21 +75,18 @@ LOADS = {
             title="new connection, X25519MLKEM768",
             words=("conn", "-c", "16", "-g", "X25519MLKEM768"),
             key="mlkem",
-            is_new=True,
         ),
         Load(name="keep", title="request on a kept connection", words=("keep", "-c", "16")),
         Load(
             name="latency-1",
             title="time of a new connection, 1 at once",
             words=("conn", "-c", "1"),
-            is_new=True,
             is_latency=True,
         ),
         Load(
             name="latency-64",
             title="time of a new connection, 64 at once",
             words=("conn", "-c", "64"),
-            is_new=True,
             is_latency=True,
         ),
         Load(name="down", title="download", words=("down", "-c", "2"), is_bulk=True),

@@ -189,6 +189,15 @@ def _error_lines(results: Results) -> list[str]:
     return lines
 
 
+def _resumption_lines(results: Results) -> list[str]:
+    return [
+        f"{server}, {load.title}: no session was resumed by {count:,} connections"
+        for load in results.loads
+        for server in results.servers
+        if (count := results.connections_without_resumption(load, server))
+    ]
+
+
 def _backend_lines(results: Results) -> list[str]:
     lines = []
     for load in results.loads:
@@ -223,6 +232,7 @@ def terminal(results: Results) -> str:
         _leak_lines,
         _call_lines,
         _error_lines,
+        _resumption_lines,
     )
     for write in details:
         if found := write(results):

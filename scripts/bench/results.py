@@ -106,6 +106,13 @@ class Results:
         said = next((s.first_error for s in slices if s.first_error), "")
         return sum(s.errors for s in slices), said
 
+    def connections_without_resumption(self, load: Load, server: str) -> int:
+        """Return how many were made where each should have resumed a session and none did."""
+        slices = self._slices(load, server).values()
+        if not load.resumes or any(s.resumed for s in slices):
+            return 0
+        return sum(s.operations for s in slices)
+
     def held(self, server: str, count: int) -> Held | None:
         """Return a server with exactly so many idle connections, if it could hold them."""
         for held in self.idle:

@@ -11,12 +11,14 @@ from bench.syscalls import Calls
 SERVERS = ["nginx", "gate", "relay", "haproxy", "haproxy-tcp"]
 
 
-def one(cpu_us=0.0, *, operations=1000, errors=0, p50=500.0, gigabytes=0.0, backend_us=0.0):
+def one(
+    cpu_us=0.0, *, operations=1000, errors=0, p50=500.0, gigabytes=0.0, backend_us=0.0, resumed=0
+):
     """A slice whose operations cost so much."""
     return Slice(
         operations=operations,
         errors=errors,
-        resumed=0,
+        resumed=resumed,
         bytes=int(gigabytes * 1e9),
         wall=0.5,
         p50_us=p50,

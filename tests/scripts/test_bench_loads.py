@@ -44,6 +44,11 @@ def test_every_load_is_in_the_test_above():
     assert len(LOADS) == 10
 
 
+def test_a_load_resumes_sessions_where_the_load_generator_is_told_to():
+    told = [name for name, load in LOADS.items() if "-r" in load.words]
+    assert [name for name, load in LOADS.items() if load.resumes] == told != []
+
+
 def test_cpu_time_counts_per_operation_in_microseconds():
     assert parsed().figure(LOADS["conn"]) == pytest.approx(250)
     assert parsed().backend_figure(LOADS["conn"]) == pytest.approx(50)

@@ -243,6 +243,17 @@ def test_the_terminal_gets_everything(results):
     assert "handing over is cheaper than nginx from request 3 on" in lines
 
 
+def test_a_load_that_should_resume_sessions_says_who_resumed_none(results):
+    title = LOADS["resumed"].title
+    results.series += [
+        series("resumed", "nginx", one(200), one(200, resumed=1)),
+        series("resumed", "gate", one(200), one(200)),
+        series("resumed", "relay", one(operations=0, errors=1)),
+    ]
+    said = [line for line in terminal(results).splitlines() if "resumed by" in line]
+    assert said == [f"gate, {title}: no session was resumed by 2,000 connections"]
+
+
 def rows(text, first):
     """The cells of the Markdown row with that heading."""
     (line,) = [line for line in text.splitlines() if line.startswith(f"| {first} |")]
