@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="bench", description=description, formatter_class=form)
     add = parser.add_argument
-    add("--quick", action="store_true", help="under a minute: one short round of most things")
+    add("--quick", action="store_true", help="about a minute: one short round of half the kinds")
     kinds, servers = _some_of(KINDS, "measurement"), _some_of(list(PEERS), "server")
     add("--only", type=kinds, metavar="KIND,...", help=", ".join(KINDS))
     add("--servers", type=servers, metavar="NAME,...", help=", ".join(PEERS))

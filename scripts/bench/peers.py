@@ -34,7 +34,7 @@ __all__ = [
     "is_installed",
 ]
 
-NGINX = "nginx"  # what all others are compared with
+NGINX = "nginx"  # what all others are compared with, wherever it is able
 NGINXES = (NGINX, "nginx-new")  # the second where the first is not able
 
 
@@ -42,8 +42,8 @@ def in_newest(newest: Path | None, program: str) -> list[str]:
     """Return how a program runs on the libraries of a newer distribution.
 
     Args:
-        newest: the folder that `newest.make_newest` made; without one nothing changes.
-        program: that is in that folder, too.
+        newest: the folder that `packages.make_newest` made; without one nothing changes.
+        program: its name or path here; that folder has a copy of the same name.
     """
     if newest is None:
         return [str(program)]
@@ -102,14 +102,15 @@ class Peer:
     Attributes:
         name: what it is called in options and results.
         title: what it is called in tables.
-        package: Debian's; empty for our own.
-        program: what must be there to start it; empty for our own.
+        package: Debian's; empty for our own, and for newer ones, which are not installed.
+        program: what must be there to start it; empty for the same ones.
         configure: writes its configuration.
         command: starts it, in the foreground.
         hands_over: whether the client's socket leaves it.
         is_clear: whether it leaves clear text on that socket, whatever the kernel can do.
         descriptors: that it needs for each connection held.
-        needs_ktls: whether without a kernel's kTLS it is the same as another one, or does nothing.
+        needs_ktls: whether it is left out on a kernel without kTLS: there it would be the same as
+            another one, or hand nothing over.
         is_newest: whether it runs on the libraries of a newer distribution.
     """
 
@@ -127,7 +128,7 @@ class Peer:
 
 
 def _newer(peer: Peer) -> Peer:
-    """Return the same peer from the newest distribution."""
+    """Return the same peer from the newest distribution; our own on that one's libraries."""
     return dataclasses.replace(
         peer,
         name=f"{peer.name}-new",
@@ -223,7 +224,7 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 
 
 def is_installed(peer: Peer) -> bool:
-    """Whether its program is there; ours always is."""
+    """Whether its program is there; what is not installed from a package always is."""
     path = f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"  # users' own have no sbin
     return not peer.program or shutil.which(peer.program, path=path) is not None
 
