@@ -47,8 +47,12 @@ class Held:
 
     @property
     def bytes_each(self) -> float:
-        """Memory for each connection held."""
-        return (self.pss - self.pss_before) * 1024 / self.held if self.held else 0.0
+        """Memory for each connection held; 0 where the server has not grown.
+
+        A share of what others have mapped, too, changes when they come and go, by more than
+        connections take that were handed over.
+        """
+        return max(self.pss - self.pss_before, 0) * 1024 / self.held if self.held else 0.0
 
     @property
     def is_short(self) -> bool:

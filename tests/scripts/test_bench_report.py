@@ -6,6 +6,7 @@ import json
 import pytest
 from bench.breakeven import LIVES, first_cheaper_request, life_cost
 from bench.goals import GOALS, Goal, Verdict, judge
+from bench.history import figures_of
 from bench.loads import LOADS
 from bench.machine import BenchError
 from bench.readme import BEGIN, END, replace_table
@@ -75,6 +76,20 @@ def test_from_which_request_on_a_life_is_cheaper(results, connection, request_, 
 def test_memory_of_an_idle_connection_is_what_was_added(results):
     assert results.held("nginx", 1_000).bytes_each == 51_200
     assert held("nginx", 5, got=0).bytes_each == 0
+
+
+def test_a_server_that_shrank_meanwhile_holds_connections_in_no_memory(results):
+    results.idle = [held("nginx", 1_000, pss=-3_277), held("relay", 1_000, pss=1_024)]
+    assert results.held("nginx", 1_000).bytes_each == 0
+    assert figures_of(results)["idle: nginx, 1000, KB each"] == 0
+    assert rows(markdown(results), "1,000 idle connections") == [
+        "0.0 KB", "-", "1.0 KB", "-", "-",
+    ]  # fmt: skip
+
+
+def test_memory_is_not_judged_where_the_noise_is_more(results):
+    results.idle = [held("nginx", 5_000, pss=250_000), held("relay", 5_000, pss=-10)]
+    assert [v.goal.title for v in judge(results) if "idle relayed" in v.goal.title] == []
 
 
 def test_who_stopped_before_all_were_there_has_no_figure_for_that_count(results):
