@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import resource
 
 import pytest
 
@@ -10,7 +11,7 @@ from ktlsgate.kernel import heap
 
 def resident():
     with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * 4096
+        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has malloc_trim")
