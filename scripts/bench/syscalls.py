@@ -6,12 +6,14 @@ costs fifty microseconds.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,12 @@ __all__ = ["Calls", "count_calls", "parse_calls"]
 
 _SECONDS = 60.0  # bound
 _STOP_SECONDS = 20.0
+_ATTACHED = " attached"
+_NOT_ATTACHED = re.compile(r"ptrace\(PTRACE_(?:SEIZE|ATTACH)\b[^)]*\): (.+)$")
+_FORBIDDEN = (
+    "ptrace is forbidden here (strace needs CAP_SYS_PTRACE, or the servers' user and"
+    " kernel.yama.ptrace_scope = 0)"
+)
 # They leave the process only where the kernel has no vDSO, as in user-mode Linux.
 _IN_USER_SPACE = frozenset(("clock_gettime", "gettimeofday", "time", "getpid"))
 
@@ -59,6 +67,23 @@ def parse_calls(text: str) -> dict[str, int]:
     return {name: int(count) for count, name in rows if name not in {"total", *_IN_USER_SPACE}}
 
 
+def _find_refusal(lines: Iterable[str], count: int) -> str:
+    """Read what strace says until it is attached to so many; why it is not, empty if it is.
+
+    It warns of other things meanwhile, and goes on when it may look into some of them only.
+    """
+    said = ""
+    for line in lines:
+        said = line.strip()
+        if failed := _NOT_ATTACHED.search(said):
+            reason = failed.group(1)
+            return _FORBIDDEN if reason == os.strerror(errno.EPERM) else f"strace: {reason}"
+        count -= _ATTACHED in said
+        if not count:
+            return ""
+    return f"strace ended: {said or 'it said nothing'}"
+
+
 def _attach(pids: Sequence[int], table: Path) -> subprocess.Popen[str]:
     """Start to count; return when it has begun."""
     chosen = [word for pid in pids for word in ("-p", str(pid))]
@@ -67,11 +92,10 @@ def _attach(pids: Sequence[int], table: Path) -> subprocess.Popen[str]:
     )
     if process.stderr is None:
         raise AssertionError("stderr=PIPE gives a stream")
-    for _ in pids:
-        said = process.stderr.readline()
-        if "attached" not in said:
-            process.kill()
-            raise BenchError(f"strace cannot attach: {said.strip()}")
+    if refusal := _find_refusal(process.stderr, len(pids)):
+        process.kill()
+        process.communicate()
+        raise BenchError(f"system calls were not counted: {refusal}")
     return process
 
 
