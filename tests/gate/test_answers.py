@@ -16,8 +16,8 @@ def test_every_state_that_can_time_out_before_a_handoff_has_its_words():
 
 
 @pytest.mark.parametrize("is_head_request", [False, True])
-async def test_an_answer_is_the_whole_response_and_then_the_end(is_head_request):
-    client, server = tcp_pair()
+async def test_an_answer_is_the_whole_response_and_then_the_end(pair, is_head_request):
+    client, server = pair
     async with trio.open_nursery() as nursery:
 
         async def say():
@@ -29,7 +29,6 @@ async def test_an_answer_is_the_whole_response_and_then_the_end(is_head_request)
         wanted = build_error_response(404, is_head_request=is_head_request, detail="no such place")
         assert await read_all(ours) == wanted
         await ours.aclose()
-    close(server)
 
 
 async def test_an_answer_under_tls_ends_with_close_notify():
@@ -59,12 +58,11 @@ async def test_a_client_that_does_not_read_is_given_up(autojump_clock):
     close(server)
 
 
-async def test_a_client_that_is_gone_is_no_error():
-    client, server = tcp_pair()
+async def test_a_client_that_is_gone_is_no_error(pair):
+    client, server = pair
     client.close()
     server.setblocking(True)
     server.recv(1)
     server.setblocking(False)
     for _ in range(2):
         await answer(KernelClient(server, is_tls=False), 503, is_head_request=False, detail="")
-    close(server)

@@ -15,7 +15,6 @@ from helpers.sessions import (
     receive,
     reset,
     stream,
-    tcp_pair,
 )
 
 from ktlsgate.config import Offload, Tls
@@ -27,14 +26,6 @@ from ktlsgate.wire.tls_context import build_server_context
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 BOTH_VERSIONS = pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
-
-
-@pytest.fixture
-def pair():
-    client, server = tcp_pair()
-    yield client, server
-    client.close()
-    server.close()
 
 
 def server_context(*, lets_openssl_offload=False, **tls):

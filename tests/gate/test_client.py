@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 from helpers.hand_client import hand_made_pair
-from helpers.sessions import RUNNERS, close, read_all, relayed_pair, reset, stream, tcp_pair
+from helpers.sessions import RUNNERS, close, read_all, relayed_pair, reset, stream
 
 from ktlsgate.errors import HeadRejected
 from ktlsgate.gate.client import ClientGone, KernelClient, linger
@@ -18,14 +18,6 @@ from ktlsgate.wire.http_head import HeadLimits
 
 LIMITS = HeadLimits()
 HEAD = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
-
-
-@pytest.fixture
-def pair():
-    client, server = tcp_pair()
-    yield client, server
-    client.close()
-    server.close()
 
 
 @pytest.mark.parametrize("cut", range(1, len(HEAD) + 2))

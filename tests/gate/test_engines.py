@@ -11,7 +11,6 @@ from helpers.sessions import (
     make_context,
     receive,
     stream,
-    tcp_pair,
 )
 
 from ktlsgate.config import Offload, Tls
@@ -22,14 +21,6 @@ from ktlsgate.wire.ciphers import SUITES
 from ktlsgate.wire.handoff import TlsFacts
 from ktlsgate.wire.handshake import Established
 from ktlsgate.wire.tls_context import build_server_context
-
-
-@pytest.fixture
-def pair():
-    client, server = tcp_pair()
-    yield client, server
-    client.close()
-    server.close()
 
 
 def shake(engine, server):

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 import trio
-from helpers.fibers import WAITS, Log, Steps, open_pairs, recv, settled, watched
+from helpers.fibers import WAITS, Log, Steps, recv, settled, watched
 from helpers.sessions import open_fibers, own_descriptors
 
 from ktlsgate.gate.fibers import (
@@ -21,12 +21,6 @@ from ktlsgate.gate.fibers import (
     wait_readable,
     wait_writable,
 )
-
-
-@pytest.fixture
-def pairs():
-    with open_pairs() as make:
-        yield make
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import math
 import pytest
 import trio
 import trio.testing
-from helpers.fibers import WAITS, Log, Steps, drain, open_pairs, recv, settled
+from helpers.fibers import WAITS, Log, Steps, drain, recv, settled
 from helpers.sessions import open_fibers
 
 from ktlsgate.gate.fibers import (
@@ -20,12 +20,6 @@ from ktlsgate.gate.fibers import (
 )
 
 GRAIN = 0.05  # how late a deadline may be that follows another
-
-
-@pytest.fixture
-def pairs():
-    with open_pairs() as make:
-        yield make
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from helpers.sessions import (
     reset,
     server_context,
     stream,
-    tcp_pair,
 )
 
 from ktlsgate.errors import HandshakeFailed
@@ -45,14 +44,6 @@ def perform(request):
             raise error
 
     return perform
-
-
-@pytest.fixture
-def pair():
-    client, server = tcp_pair()
-    yield client, server
-    client.close()
-    server.close()
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)

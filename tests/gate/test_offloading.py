@@ -1,7 +1,7 @@
 """When keys move: at once where every route agrees, else behind the head, as the route says."""
 
 import pytest
-from helpers.sessions import make_backend, make_context, tcp_pair
+from helpers.sessions import make_backend, make_context
 
 from ktlsgate.config import Offload, Route
 from ktlsgate.gate.client import KernelClient, RelayedClient
@@ -48,11 +48,8 @@ class FakeEngine:
 
 
 @pytest.fixture
-def sock():
-    client, server = tcp_pair()
-    yield server
-    client.close()
-    server.close()
+def sock(pair):
+    return pair[1]
 
 
 def begin(sock, engine, *, most=BOTH, at_once=None):

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import trio
-from helpers.fibers import drain, open_pairs, settled
+from helpers.fibers import drain, settled
 from helpers.sessions import open_fibers
 
 from ktlsgate.gate.fibers import stop_watching, wait_news
@@ -22,9 +22,8 @@ PATIENCE = 5
 
 
 @pytest.fixture
-def pair():
-    with open_pairs() as make:
-        yield make()
+def pair(pairs):
+    return pairs()
 
 
 async def wait_read(sock, done):

@@ -5,17 +5,9 @@ import socket
 import pytest
 import trio
 import trio.testing
-from helpers.sessions import close, reset, tcp_pair
+from helpers.sessions import close, reset
 
 from ktlsgate.gate.stream import peek, recv, recv_exactly, send_all
-
-
-@pytest.fixture
-def pair():
-    client, server = tcp_pair()
-    yield client, server
-    client.close()
-    server.close()
 
 
 class Steps(trio.abc.Instrument):
