@@ -89,4 +89,5 @@ def test_star_import_of_errors_brings_errors_only():
     names = {}
     exec("from ktlsgate.errors import *", names)
     del names["__builtins__"]
+    assert sorted(names) == PUBLIC["ktlsgate.errors"]
     assert all(issubclass(kind, Exception) for kind in names.values())

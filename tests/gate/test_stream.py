@@ -5,19 +5,10 @@ import socket
 import pytest
 import trio
 import trio.testing
+from helpers.fibers import Steps, fill
 from helpers.sessions import close, reset
 
 from ktlsgate.gate.stream import peek, recv, recv_exactly, send_all
-
-
-class Steps(trio.abc.Instrument):
-    """Counts how often tasks ran."""
-
-    def __init__(self):
-        self.count = 0
-
-    def before_task_step(self, task):
-        self.count += 1
 
 
 async def test_recv_returns_what_is_there_without_a_wait(pair):
@@ -110,8 +101,13 @@ async def test_send_all_to_nobody_raises(pair):
         await send_all(server, b"x")
 
 
-async def test_send_all_of_nothing_sends_nothing(pair):
+async def test_send_all_of_nothing_waits_for_no_room(pair):
+    fill(pair[1])
+    steps = Steps()
+    trio.lowlevel.add_instrument(steps)
     await send_all(pair[1], b"")
+    assert steps.count == 0
+    trio.lowlevel.remove_instrument(steps)
 
 
 class FalseAlarms:

@@ -52,6 +52,7 @@ def test_the_table_is_whole_and_each_row_has_its_source() -> None:
 
 @pytest.mark.parametrize("fix", KNOWN_FIXES, ids=lambda fix: fix.source)
 def test_the_release_that_brought_a_fix_has_it_and_the_one_before_has_not(fix) -> None:
+    assert fix.releases
     for series, release in fix.releases.items():
         if release == NOT_LISTED:
             assert fix in unlisted(KernelVersion(series=series, patch=999))

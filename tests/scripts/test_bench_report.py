@@ -290,7 +290,9 @@ def test_the_markdown_has_nginxs_figures_and_the_others_ratios(results):
 
 
 def test_every_row_of_a_table_has_all_columns(results):
-    for table in markdown(results).split("\n\n")[1:]:
+    tables = markdown(results).split("\n\n")[1:]
+    assert len(tables) == 5, "loads, lives, growth, memory, system calls"
+    for table in tables:
         widths = {line.count("|") for line in table.splitlines()}
         assert widths == {5 if "fewest" in table else len(SERVERS) + 2}
 

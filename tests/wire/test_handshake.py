@@ -31,6 +31,7 @@ from ktlsgate.config import ClientVerify, Tls
 from ktlsgate.errors import HandshakeFailed, LocalProtocolError
 from ktlsgate.wire.ciphers import SUITES, Version
 from ktlsgate.wire.handshake import Handshake
+from ktlsgate.wire.keylog import CLIENT_TRAFFIC_SECRET, SERVER_TRAFFIC_SECRET
 from ktlsgate.wire.records import split_records
 
 CA = Authority()
@@ -699,8 +700,11 @@ def test_i5_secrets_are_gone_at_the_end(last):
 def test_i5_text_of_a_handshake_shows_no_secret():
     client = Client(client_context("TLSv1.3"))
     handshake = established(server(), client)
+    text = repr(handshake) + repr(handshake.established())
+    assert {CLIENT_TRAFFIC_SECRET, SERVER_TRAFFIC_SECRET} <= set(client.secrets)
     for secret in client.secrets.values():
-        assert repr(secret)[2:10] not in repr(handshake) + repr(handshake.established())
+        assert repr(secret)[2:-1] not in text
+        assert secret.hex() not in text
 
 
 @pytest.mark.parametrize("tickets", [True, False])
