@@ -81,7 +81,6 @@ TESTED_ELSEWHERE = {
     "backend.demo_websocket": ("backend/test_demo.py", _PIECES),
     "gate.flow": ("gate/test_relay.py", _RELAY),
     "gate.handlers": ("gate/test_relay.py", _RELAY),
-    "gate.jobs": ("gate/test_fibers.py", "they are what fibers run"),
     "gate.patience": ("gate/test_client.py", "lingering is what needs patience"),
     "gate.relay_both": ("gate/test_relay.py", _RELAY),
     "gate.relay_input": ("gate/test_relay.py", _RELAY),

@@ -1,1 +1,1 @@
-"""One client connection's life on Trio: moves bytes between kernel and wire."""
+"""One client connection's life, a fiber on Trio: moves bytes between kernel and wire."""

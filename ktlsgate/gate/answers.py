@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import contextlib
 
-import trio
-
 from ..wire.error_response import build_error_response
 from .client import KernelClient, RelayedClient
+from .patience import give_up_after
 from .states import State
 
 __all__ = ["MISDIRECTED", "NO_ROUTE", "SILENT_FAILURES", "TIMEOUTS", "answer"]
@@ -37,6 +36,8 @@ async def answer(
 ) -> None:
     """Answer in the backend's place, say goodbye, and see that the client can read it.
 
+    A deadline of the fiber's would cut it short: its caller lifts that before.
+
     Args:
         client: who gets it; its socket stays the caller's to close.
         status: of the response, with its usual words.
@@ -44,6 +45,10 @@ async def answer(
         detail: words for the body in place of the usual ones.
     """
     response = build_error_response(status, is_head_request=is_head_request, detail=detail)
-    with contextlib.suppress(OSError), trio.move_on_after(_SECONDS):
+
+    async def say() -> None:
         await client.send_all(response)
         await client.say_goodbye()
+
+    with contextlib.suppress(OSError):
+        await give_up_after(_SECONDS, say)

@@ -150,9 +150,9 @@ def _gone(error: SSL.SysCallError) -> HandshakeFailed:
     return HandshakeFailed("client_gone", f"the client is gone: {name}")
 
 
-# What was looked at stays readable, and Linux 6.1 calls half a record readable: a
-# client could spin us at 100 % CPU. Sleep, longer each time that nothing is new, and
-# between looks at a hello in any case: each look reads all of it again.
+# What was looked at is there at the next look, and each look at a hello reads all of it
+# again: sleep between them, longer each time that nothing is new. Behind the hello, too,
+# a client that sends what OpenSSL does not take yet must not wake us as it likes.
 _FIRST_PAUSE = 0.001
 _FREE_WAITS = 2  # as many as an ordinary handshake has; what is read is not asked for before
 _LAST_PAUSE = 0.1

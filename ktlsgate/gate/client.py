@@ -7,7 +7,7 @@ where OpenSSL still decrypts. Reading the head is where they differ most:
 * `KernelClient` looks (MSG_PEEK), scans, and then takes exactly the head. Every
   byte behind it (a POST body, a pipelined request, a WebSocket frame) stays in
   the socket for whoever gets it. Of an incomplete head everything is taken, so
-  that a level-triggered wait does not spin on bytes already seen.
+  that the next look does not find, at once, bytes already seen.
 * `RelayedClient` cannot look into a record without decrypting it; what it
   decrypted behind the head is the first thing to be relayed.
 
@@ -49,7 +49,7 @@ _BAD_RECORD = frozenset((errno.EBADMSG, errno.EMSGSIZE, errno.EINVAL, errno.EKEY
 
 
 class ClientGone(RemoteProtocolError):
-    """The client ended the connection, or made it unusable, before its head was whole.
+    """The client ended its stream, or made it unusable: before its head was whole, or later.
 
     Attributes:
         reason: one word for counters.

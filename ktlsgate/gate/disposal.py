@@ -1,6 +1,6 @@
 """Give a request and its connection to a backend, in the way that its mode asks for.
 
-Keeps invariant I1 together with `ktlsgate.gate.handoff`: no checkpoint stands
+Keeps invariant I1 together with `ktlsgate.gate.handoff`: no wait stands
 between the acknowledgement and the return of `give_away`, so its caller knows who
 the owner is, whatever is cancelled when. Keeps I5: the handoff is encoded before the
 first wait, and let go of, so that its secrets are in the head alone.

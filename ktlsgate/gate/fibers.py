@@ -1,17 +1,15 @@
 """Many short jobs in one Trio task: an event loop for what every connection costs.
 
-A Trio task per connection is the right thing for whatever lasts: relays, answers,
-lingering. For a handshake, one head and one handoff it is a third of the gate's CPU
-time (measured): a task is made, a cancel scope is moved three times, each wait is two
-system calls and two turns of the scheduler. So those steps are a *fiber*: an ordinary
-coroutine, which a `Fibers` resumes by itself when an epoll set of its own has news.
+A Trio task per connection would be a third of the gate's CPU time (measured): a task is
+made, a cancel scope is moved three times, each wait is two system calls and two turns of
+the scheduler. So a connection is a *fiber*: an ordinary coroutine, which a `Fibers`
+resumes by itself when an epoll set of its own has news.
 
 Rules:
 
-* A fiber waits by the functions of this module only. Anything of Trio's that waits or
-  makes a cancel scope comes after `become_task`, which makes the rest of the fiber a
-  Trio task of its own.
-* The same functions work in Trio tasks, so who calls them need not know where they run.
+* A fiber waits by the functions of this module only. Nothing of Trio's that waits or
+  makes a cancel scope may run in one.
+* The functions of this module are for fibers, and raise AssertionError elsewhere.
 * The set is edge-triggered: wait only after the kernel said EAGAIN, or before the
   first try. Waking for nothing is allowed; every wait stands in a loop that tries.
 * A descriptor that is closed or given away is told to `stop_watching` before that.
@@ -27,22 +25,21 @@ import heapq
 import itertools
 import select
 import socket
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, NoReturn
 
 import trio
 
 from .handlers import Handlers
-from .jobs import Job, carry_on, leave, wait
 
 __all__ = [
     "DeadlinePassed",
     "Fiber",
     "Fibers",
+    "Job",
     "Stopped",
-    "become_task",
     "give_way",
-    "is_fiber",
     "now",
     "set_deadline",
     "sleep",
@@ -66,6 +63,9 @@ _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _BOTH = _READ | select.EPOLLOUT
 
 
+Job = Coroutine[Any, Any, None]
+
+
 class Stopped(BaseException):
     """The gate's own end came first; thrown into fibers as Trio's Cancelled into tasks."""
 
@@ -87,20 +87,16 @@ class Fiber:
         self.watched: dict[int, int] = {}  # descriptors in the epoll set, with what is watched
 
 
-# The fiber whose code runs right now; None in Trio's tasks. One thread, one gate.
+# The fiber whose code runs right now; None in Trio's tasks and in handlers. One thread,
+# one gate.
 _current: Fiber | None = None
 
 
 class Fibers:
     """Runs fibers; see the module."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
-        """Make the epoll set; the end of `run` closes it.
-
-        Args:
-            nursery: where fibers go on that become tasks.
-        """
-        self._nursery = nursery
+    def __init__(self) -> None:
+        """Make the epoll set; the end of `run` closes it."""
         self.now = trio.lowlevel.current_clock().current_time
         self._epoll = select.epoll()
         self.handlers = Handlers(self._epoll)
@@ -172,22 +168,18 @@ class Fibers:
         return bool(events or soon or handlers.turns)
 
     def _resume(self, fiber: Fiber, resume: Callable[[Any], Any], value: Any) -> None:
-        """Let a fiber go on until it waits, ends or becomes a task."""
+        """Let a fiber go on until it waits or ends."""
         global _current  # noqa: PLW0603 - what it is for
         outer, _current = _current, fiber
         try:
-            is_leaving = resume(value)
+            resume(value)
         except (StopIteration, Stopped):
             self._all.discard(fiber)
-            return
         except BaseException:
             self._all.discard(fiber)
             raise
         finally:
             _current = outer
-        if is_leaving:
-            self._all.discard(fiber)
-            self._nursery.start_soon(carry_on, fiber.job)
 
     def _throw(self, fiber: Fiber, error: BaseException) -> None:
         for descriptor in fiber.watched:
@@ -210,13 +202,19 @@ class Fibers:
     # --- what fibers wait for ---
 
     def watch(self, fiber: Fiber, descriptor: int, events: int) -> None:
-        """Wake a fiber at the descriptor's next news."""
+        """Wake a fiber at the descriptor's next news; what is there already is news at first.
+
+        Args:
+            fiber: who is woken, once.
+            descriptor: open; watched by no other fiber.
+            events: of epoll's, EPOLLET among them.
+        """
         watched = fiber.watched.get(descriptor)
-        if watched is None:
-            self._epoll.register(descriptor, events)
-            fiber.watched[descriptor] = events
-        elif watched != events:
-            self._epoll.modify(descriptor, events)
+        if watched != events:
+            if watched is None:
+                self._epoll.register(descriptor, events)
+            else:
+                self._epoll.modify(descriptor, events)
             fiber.watched[descriptor] = events
         self._waiting[descriptor] = fiber
 
@@ -240,13 +238,23 @@ class Fibers:
     # --- time ---
 
     def wake_at(self, fiber: Fiber, when: float) -> None:
-        """Wake a fiber at a time, unless it has other news before."""
+        """Wake a fiber at a time, unless it has other news before.
+
+        Args:
+            fiber: who is woken; its timer before this one counts no more.
+            when: by Trio's clock, in seconds; what is over already is as soon as can be.
+        """
         fiber.alarm = next(self._numbers)
         heapq.heappush(self._timers, (when, fiber.alarm, fiber))
         self._look_by(when)
 
     def limit(self, fiber: Fiber, deadline: float) -> None:
-        """Set the fiber's deadline."""
+        """Let a fiber have `DeadlinePassed` at a time, once, instead of at any before.
+
+        Args:
+            fiber: who is told, where it waits then, or waits next.
+            deadline: by Trio's clock, in seconds; infinity for none.
+        """
         fiber.deadline = deadline
         if deadline < self._next_deadline:
             self._next_deadline = deadline
@@ -285,13 +293,12 @@ class Fibers:
         self._next_deadline = max(first, now + _GRAIN)
 
 
-def is_fiber() -> bool:
-    """Whether the caller runs in a fiber, and not in a Trio task."""
-    return _current is not None
-
-
 def this_fiber() -> Fiber:
-    """The caller's, for `Fibers.wake_soon` and `Fibers.handlers`."""
+    """The caller's, for `Fibers.wake_soon` and `Fibers.handlers`.
+
+    Raises:
+        AssertionError: the caller runs in none.
+    """
     if _current is None:
         raise AssertionError("expected to run in a fiber, and not in a Trio task")
     return _current
@@ -299,100 +306,69 @@ def this_fiber() -> Fiber:
 
 def now() -> float:
     """Trio's time, by a shorter way."""
-    fiber = _current
-    return trio.current_time() if fiber is None else fiber.fibers.now()
+    return (_current or this_fiber()).fibers.now()
 
 
 def set_deadline(when: float) -> None:
-    """Let this fiber have `DeadlinePassed` at a time of Trio's clock; nothing in a task."""
-    if _current is not None:
-        _current.fibers.limit(_current, when)
+    """Let this fiber have `DeadlinePassed` at a time of Trio's clock; infinity for never."""
+    fiber = _current or this_fiber()
+    fiber.fibers.limit(fiber, when)
 
 
-async def become_task() -> None:
-    """Make the rest of this fiber a Trio task, without a deadline; nothing in a task."""
-    fiber = _current
-    if fiber is not None:
-        for descriptor in list(fiber.watched):
-            fiber.fibers.forget(fiber, descriptor)
-        await leave()
+# Each wait below yields once itself: a coroutine that awaits another would cost two frames
+# more at every wait.
 
 
-async def wait_readable(sock: socket.socket) -> None:
+@types.coroutine
+def wait_readable(sock: socket.socket) -> Generator[None, None, None]:
     """Return when there may be something to read, or an end."""
-    fiber = _current
-    if fiber is None:
-        await trio.lowlevel.wait_readable(sock)
-        return
-    fiber.fibers.watch(fiber, sock.fileno(), fiber.watched.get(sock.fileno(), _READ))
-    await wait()
+    fiber = _current or this_fiber()
+    descriptor = sock.fileno()
+    fiber.fibers.watch(fiber, descriptor, fiber.watched.get(descriptor, _READ))
+    yield
 
 
-async def wait_writable(sock: socket.socket) -> None:
+@types.coroutine
+def wait_writable(sock: socket.socket) -> Generator[None, None, None]:
     """Return when there may be room to write."""
-    fiber = _current
-    if fiber is None:
-        await trio.lowlevel.wait_writable(sock)
-        return
+    fiber = _current or this_fiber()
     fiber.fibers.watch(fiber, sock.fileno(), _BOTH)
-    await wait()
+    yield
 
 
-async def wait_news(sock: socket.socket, seconds: float) -> None:
+@types.coroutine
+def wait_news(sock: socket.socket, seconds: float) -> Generator[None, None, None]:
     """Return when something may have changed at a socket, or after so many seconds.
 
-    In a fiber that the peer has read something is such news; in a task it is not.
+    That the peer has read something is such news.
     """
-    fiber = _current
-    if fiber is None:
-        with trio.move_on_after(seconds):
-            if _is_readable(sock):  # and stays so: an answer waits, or the peer's end
-                await trio.sleep_forever()
-            await trio.lowlevel.wait_readable(sock)
-        return
+    fiber = _current or this_fiber()
     fibers = fiber.fibers
     fibers.watch(fiber, sock.fileno(), _BOTH)  # may raise: no timer yet
     fibers.wake_at(fiber, fibers.now() + seconds)
-    await wait()
+    yield
     fiber.alarm = 0
     fibers.cease(sock.fileno())
 
 
-def _is_readable(sock: socket.socket) -> bool:
-    try:
-        sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-async def sleep(seconds: float) -> None:
+@types.coroutine
+def sleep(seconds: float) -> Generator[None, None, None]:
     """Return after so many seconds."""
-    fiber = _current
-    if fiber is None:
-        await trio.sleep(seconds)
-        return
+    fiber = _current or this_fiber()
     fiber.fibers.wake_at(fiber, fiber.fibers.now() + seconds)
-    await wait()
+    yield
     fiber.alarm = 0
 
 
-async def give_way() -> None:
-    """Return when all others that have news had their turn; in a task a checkpoint."""
-    fiber = _current
-    if fiber is None:
-        await trio.lowlevel.checkpoint()
-        return
+@types.coroutine
+def give_way() -> Generator[None, None, None]:
+    """Return when all others that have news had their turn."""
+    fiber = _current or this_fiber()
     fiber.fibers.wake_soon(fiber)
-    await wait()
+    yield
 
 
 def stop_watching(sock: socket.socket) -> None:
-    """Before a socket is closed or given away: no epoll set of ours keeps it."""
-    fiber = _current
-    if fiber is None:
-        trio.lowlevel.notify_closing(sock)
-    else:
-        fiber.fibers.forget(fiber, sock.fileno())
+    """Before a socket is closed or given away: the set of this fiber does not keep it."""
+    fiber = _current or this_fiber()
+    fiber.fibers.forget(fiber, sock.fileno())

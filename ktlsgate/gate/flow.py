@@ -103,7 +103,11 @@ class Flow:
     # --- for the fiber ---
 
     def start(self, trailing: bytes) -> None:
-        """Watch both sockets; ``trailing`` goes to the backend first."""
+        """Watch both sockets, and move what there is.
+
+        Args:
+            trailing: goes to the backend first; may be empty.
+        """
         self._records.shrink()  # the handshake's flights were larger than most that follows
         handlers = self._fibers.handlers
         handlers.add(self._client.fileno(), _BOTH, self._on_client)

@@ -43,7 +43,13 @@ class Handlers:
         self.load = 0
 
     def add(self, descriptor: int, events: int, handler: Callable[[int], None]) -> None:
-        """Call a handler at news of a descriptor; what is there already is news."""
+        """Call a handler at news of a descriptor; what is there already is news.
+
+        Args:
+            descriptor: open, and in the set for nobody else.
+            events: of epoll's; that they are told as edges is added.
+            handler: gets the events that are there.
+        """
         self._epoll.register(descriptor, events | select.EPOLLET)
         self.of[descriptor] = handler
 

@@ -4,7 +4,7 @@ Keeps invariant I1 (one owner): ownership moves at the acknowledgement, not at
 ``sendmsg``. `ktlsgate.wire.handoff` tells what counts as one and why every
 reader gives it. Until then the gate can still answer the client.
 
-No checkpoint stands between the acknowledgement and the caller's knowledge of it.
+No wait stands between the acknowledgement and the caller's knowledge of it.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ async def _send_head(sock: socket.socket, head: bytes, descriptor: socket.socket
 async def _wait_acknowledged(sock: socket.socket) -> None:
     """Return when the peer has read everything we sent.
 
-    A peer that closes after reading wakes us. One that does not is asked about at
-    growing intervals, since poll(2) tells no such thing; epoll's edges do.
+    A peer that reads wakes us, and one that closes. The kernel may not have counted the
+    last of it by then, so that it is asked at growing intervals besides.
     """
     await give_way()  # most have read it by then
     pause = _FIRST_PAUSE

@@ -1,13 +1,11 @@
-"""A limit for some steps inside a longer job, in fibers as in Trio tasks."""
+"""A limit for some steps inside a longer job."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable
 
-import trio
-
-from .fibers import DeadlinePassed, is_fiber, now, set_deadline, this_fiber
+from .fibers import DeadlinePassed, now, set_deadline, this_fiber
 
 __all__ = ["give_up_after"]
 
@@ -18,10 +16,6 @@ async def give_up_after(seconds: float, steps: Callable[[], Awaitable[None]]) ->
     Raises:
         DeadlinePassed: the fiber's own deadline came first.
     """
-    if not is_fiber():
-        with trio.move_on_after(seconds):
-            await steps()
-        return
     outer, own = this_fiber().deadline, now() + seconds
     if outer <= own:
         await steps()

@@ -67,8 +67,9 @@ def _tell_nobody(_end: RelayEnd, _error: BaseException | None) -> None:
 class Relay(Coroutine[Any, Any, None]):
     """What both kinds share: a beginning, when to look again, one end."""
 
-    __slots__ = ("_acked", "_client", "_detail", "_flow", "_idle_at", "_limit", "_on_end",
-                 "_patience_ends", "_reason", "_records", "_trailing", "_verdict")  # fmt: skip
+    __slots__ = ("_acked", "_client", "_detail", "_flow", "_idle_at", "_limit",
+                 "_on_end", "_patience_ends", "_reason", "_records", "_trailing",
+                 "_verdict")  # fmt: skip
 
     def __init__(
         self,
@@ -114,7 +115,7 @@ class Relay(Coroutine[Any, Any, None]):
 
     # --- a coroutine by hand ---
 
-    def send(self, _value: object) -> bool:
+    def send(self, _value: object) -> None:
         """Look at what there is, and sleep on.
 
         Raises:
@@ -127,16 +128,17 @@ class Relay(Coroutine[Any, Any, None]):
             while not self._is_over(flow):
                 if not flow.has_news():
                     set_deadline(self._look_again_at())
-                    return False
+                    return
         except Exception as exc:  # noqa: BLE001 - told to who started it
             error = exc
         self._end(error)
         raise StopIteration
 
-    def throw(self, error: Any, _value: object = None, _traceback: object = None) -> bool:
+    def throw(self, error: Any, _value: object = None, _traceback: object = None) -> None:
         """Look again when the time has come; end for whatever else is thrown."""
         if isinstance(error, DeadlinePassed):
-            return self.send(None)
+            self.send(None)
+            return
         self._end(error)
         raise error
 

@@ -2,13 +2,12 @@
 
 The states are named for what they wait for; `ktlsgate.gate.states` is the machine.
 
-A session begins as a fiber (`ktlsgate.gate.fibers`) and ends as one if all goes the
-common way: handshake, keys, head, handoff. Where OpenSSL has to go on, and for whatever
-follows a step's verdict (an answer), it becomes a Trio task. A relay goes on without it.
+A session is a fiber (`ktlsgate.gate.fibers`): handshake, keys, head, handoff, or an
+answer of our own. A relay goes on without it, as a fiber of its own.
 
 Deadlines: one per session, moved from step to step. What times out is known from the
-state. It does not reach what follows a step's verdict, not even if it passes in the very
-moment of the verdict.
+state. It is lifted before what follows a step's verdict (an answer), which it does not
+reach, not even if it passes in the very moment of the verdict.
 
 Invariants kept here: I1 (one owner: `finish` runs once for every session, and
 never calls shutdown() on a socket that was acknowledged) and I6 (cancellation: a
@@ -28,7 +27,6 @@ import math
 import socket
 from collections.abc import Awaitable, Callable
 
-import trio
 from OpenSSL import SSL
 
 from ..config import KtlsPolicy, Offload, Route
@@ -43,7 +41,7 @@ from .client import ClientGone, KernelClient, linger
 from .context import SessionContext
 from .disposal import give_away
 from .engines import shake_hands
-from .fibers import DeadlinePassed, become_task, is_fiber, now, set_deadline, stop_watching
+from .fibers import DeadlinePassed, now, set_deadline, stop_watching
 from .offloading import Client, Offloading
 from .relay import Relay, RelayEnd
 from .report import ConnectionReport, Event
@@ -68,22 +66,14 @@ async def run_session(
 ) -> None:
     """Serve one accepted connection until it is somebody else's, over, or left to a relay.
 
-    Never raises but for Trio's Cancelled. Reports exactly once, and calls ``on_end``
-    just before; where there is a relay that is after the return.
+    Runs as a fiber, and never raises but for its `Stopped`. Reports exactly once, and
+    calls ``on_end`` just before; where there is a relay that is after the return.
     """
     session = _Session(context, sock, remote, number, on_end)
     try:
         await session.run()
     except Exception as exc:  # noqa: BLE001 - the crash barrier
         session.report.crash(exc)
-    except BaseExceptionGroup as group:
-        # Nurseries wrap, a crash in the moment of a cancellation together with it.
-        crash, rest = group.split(Exception)
-        session.report.end(Event.SHUTDOWN, "shutdown")
-        if crash is not None:
-            session.report.crash(crash)
-        if rest is not None:
-            raise rest from None
     except BaseException:
         session.report.end(Event.SHUTDOWN, "shutdown")
         raise
@@ -95,10 +85,9 @@ async def run_session(
 class _Session:
     """The life of one connection in the gate."""
 
-    __slots__ = ("_accepted", "_client", "_context", "_deadline", "_ending", "_is_head_request",
-                 "_offloading", "_on_end", "_remote", "_scope", "_sock",
-                 "_stage_began", "_state", "_tls", "_ulp_reason", "relay",
-                 "report")  # fmt: skip
+    __slots__ = ("_accepted", "_client", "_context", "_ending", "_is_head_request",
+                 "_offloading", "_on_end", "_remote", "_sock", "_stage_began", "_state",
+                 "_tls", "_ulp_reason", "relay", "report")  # fmt: skip
 
     def __init__(
         self,
@@ -121,8 +110,6 @@ class _Session:
         self.relay: Relay | None = None
         self._is_head_request = False
         self._accepted = self._stage_began = now()
-        self._deadline = math.inf
-        self._scope: trio.CancelScope | None = None
         self.report = ConnectionReport(
             id=number,
             listener=context.listener.address,
@@ -140,9 +127,9 @@ class _Session:
     async def run(self) -> None:
         """Take the steps; then do what has no deadline of theirs."""
         try:
-            await self._in_time(self._shake_hands)
+            await self._shake_hands()
             if self._state is State.EXPECT_HEAD:
-                await self._in_time(self._exchange)
+                await self._exchange()
         except DeadlinePassed:
             self._time_out()
         if self.relay:
@@ -150,35 +137,14 @@ class _Session:
             self._client = self._tls = self._offloading = None
             self.relay.start(self._end_relay)
         elif self._ending:
-            await become_task()
+            set_deadline(math.inf)
             await self._ending()
-
-    async def _in_time(self, steps: Callable[[], Awaitable[None]]) -> None:
-        """Take steps until the deadline.
-
-        Raises:
-            DeadlinePassed: it has passed.
-        """
-        if is_fiber():
-            await steps()
-            return
-        with trio.CancelScope(deadline=self._deadline) as self._scope:
-            await steps()
-        if self._scope.cancelled_caught:
-            raise DeadlinePassed
-
-    def _limit(self, when: float) -> None:
-        """Move the deadline to a time of Trio's clock."""
-        self._deadline = when
-        set_deadline(when)
-        if self._scope:
-            self._scope.deadline = when
 
     async def _shake_hands(self) -> None:
         if not self._context.tls:
             self._client = KernelClient(self._sock, is_tls=False)
             return
-        self._limit(self._accepted + self._context.limits.handshake_timeout)
+        set_deadline(self._accepted + self._context.limits.handshake_timeout)
         await self._handshake(self._context.tls)
 
     async def _exchange(self) -> None:
@@ -187,10 +153,10 @@ class _Session:
         client = self._client
         if client is None:
             raise AssertionError("who expects a head has a client")
-        self._limit(self._stage_began + limits.header_timeout)
+        set_deadline(self._stage_began + limits.header_timeout)
         head_and_trailing = await self._read_head(client)
         if head_and_trailing:
-            self._limit(self._stage_began + limits.handoff_timeout)
+            set_deadline(self._stage_began + limits.handoff_timeout)
             await self._dispose(*head_and_trailing)
 
     def _time_out(self) -> None:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Coroutine
+from typing import Any
 
-from .fibers import is_fiber, sleep, wait_readable, wait_writable
+from .fibers import wait_readable, wait_writable
 
 __all__ = ["peek", "recv", "recv_exactly", "send_all"]
 
@@ -21,41 +23,29 @@ _RECV = int(socket.MSG_DONTWAIT)
 _PEEK = int(socket.MSG_DONTWAIT | socket.MSG_PEEK)
 _SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
-# Linux 6.1 reports an offloaded socket as readable while half a record is there, and
-# then has nothing: a client could spin us at 100 % CPU. Sleep, longer each time. Fibers
-# need not, since their epoll set tells changes only.
-_FIRST_PAUSE = 0.005
-_LAST_PAUSE = 0.1
-
 
 async def _recv(sock: socket.socket, size: int, flags: int) -> bytes:
-    try:
-        return sock.recv(size, flags)
-    except BlockingIOError:
-        pass
-    pause = _FIRST_PAUSE
+    # Linux 6.1 calls an offloaded socket readable while half a record is there, and then
+    # has nothing. That cannot spin us: the wait is for changes only.
     while True:
-        await wait_readable(sock)
         try:
             return sock.recv(size, flags)
         except BlockingIOError:
-            if not is_fiber():
-                await sleep(pause)
-                pause = min(2 * pause, _LAST_PAUSE)
+            await wait_readable(sock)
 
 
-async def recv(sock: socket.socket, size: int) -> bytes:
+def recv(sock: socket.socket, size: int) -> Coroutine[Any, Any, bytes]:
     """Receive 1 to ``size`` bytes; ``b""`` is the end of the stream.
 
     Raises:
         OSError: as recv(2) says, EAGAIN aside.
     """
-    return await _recv(sock, size, _RECV)
+    return _recv(sock, size, _RECV)
 
 
-async def peek(sock: socket.socket, size: int) -> bytes:
+def peek(sock: socket.socket, size: int) -> Coroutine[Any, Any, bytes]:
     """Look at 1 to ``size`` bytes and leave them in the socket."""
-    return await _recv(sock, size, _PEEK)
+    return _recv(sock, size, _PEEK)
 
 
 async def recv_exactly(sock: socket.socket, size: int) -> bytes:

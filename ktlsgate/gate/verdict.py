@@ -1,7 +1,8 @@
 """The gate's end of the Unix connection on which verdicts travel.
 
 `ktlsgate.wire.handoff` tells what they mean. Here they are: bytes left unread, a
-byte read away, a close. Nothing waits for a backend longer than a moment.
+byte read away, a close. Nothing here waits: who gives a backend a moment to speak
+asks again when it did, or when `Verdict.patience_ends`.
 """
 
 from __future__ import annotations

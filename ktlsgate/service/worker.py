@@ -211,7 +211,7 @@ async def _serve(config: Config, bound: list[_Bound], ready: _Ready | None) -> i
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         _announce(bound, ready)
         async with trio.open_nursery() as sessions:
-            fibers = Fibers(sessions)
+            fibers = Fibers()
             sessions.start_soon(fibers.run)
             sessions.start_soon(gatekeeper.trimmer.run)
             async with trio.open_nursery() as accepting:

@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from helpers.sessions import close, read_all, relayed_pair, stream, tcp_pair
+from helpers.sessions import close, in_fiber, read_all, relayed_pair, stream, tcp_pair
 
 from ktlsgate.gate.answers import TIMEOUTS, answer
 from ktlsgate.gate.client import KernelClient
@@ -22,7 +22,9 @@ async def test_an_answer_is_the_whole_response_and_then_the_end(pair, is_head_re
 
         async def say():
             plain = KernelClient(server, is_tls=False)
-            await answer(plain, 404, is_head_request=is_head_request, detail="no such place")
+            await in_fiber(
+                answer, plain, 404, is_head_request=is_head_request, detail="no such place"
+            )
 
         nursery.start_soon(say)
         ours = stream(client)
@@ -36,7 +38,7 @@ async def test_an_answer_under_tls_ends_with_close_notify():
     async with trio.open_nursery() as nursery:
 
         async def say():
-            await answer(relayed, 503, is_head_request=False, detail="")
+            await in_fiber(answer, relayed, 503, is_head_request=False, detail="")
 
         nursery.start_soon(say)
         assert await read_all(tls) == build_error_response(503)
@@ -52,7 +54,9 @@ async def test_a_client_that_does_not_read_is_given_up(autojump_clock):
         except BlockingIOError:
             break
     began = trio.current_time()
-    await answer(KernelClient(server, is_tls=False), 503, is_head_request=False, detail="")
+    await in_fiber(
+        answer, KernelClient(server, is_tls=False), 503, is_head_request=False, detail=""
+    )
     assert trio.current_time() - began == 5
     client.close()
     close(server)
@@ -65,4 +69,6 @@ async def test_a_client_that_is_gone_is_no_error(pair):
     server.recv(1)
     server.setblocking(False)
     for _ in range(2):
-        await answer(KernelClient(server, is_tls=False), 503, is_head_request=False, detail="")
+        await in_fiber(
+            answer, KernelClient(server, is_tls=False), 503, is_head_request=False, detail=""
+        )

@@ -9,7 +9,14 @@ import pytest
 import trio
 import trio.testing
 from helpers.hand_client import hand_made_pair
-from helpers.sessions import RUNNERS, close, read_all, relayed_pair, reset, stream
+from helpers.sessions import (
+    close,
+    in_fiber,
+    read_all,
+    relayed_pair,
+    reset,
+    stream,
+)
 
 from ktlsgate.errors import HeadRejected
 from ktlsgate.gate.client import ClientGone, KernelClient, linger
@@ -33,7 +40,7 @@ async def test_i2_a_head_split_anywhere_leaves_its_body_in_the_socket(pair, cut)
             client.send(data[cut:])
 
         nursery.start_soon(send)
-        head, trailing = await KernelClient(server, is_tls=False).read_head(LIMITS)
+        head, trailing = await in_fiber(KernelClient(server, is_tls=False).read_head, LIMITS)
     assert (head.target, trailing) == (b"/p", b"")
     assert server.recv(1000) == b"body" + HEAD
     close(server)
@@ -50,7 +57,7 @@ async def test_i2_a_head_that_comes_byte_by_byte_is_taken_exactly(pair):
                 await trio.testing.wait_all_tasks_blocked()
 
         nursery.start_soon(drip)
-        head, _ = await KernelClient(server, is_tls=False).read_head(LIMITS)
+        head, _ = await in_fiber(KernelClient(server, is_tls=False).read_head, LIMITS)
         assert head.content_length == 4
     assert server.recv(1000) == b"body"
     close(server)
@@ -63,10 +70,10 @@ async def test_a_head_as_large_as_the_limit_passes_and_one_byte_more_does_not(pa
         client.send(HEAD)
         reader = KernelClient(server, is_tls=False)
         if not is_refused:
-            assert (await reader.read_head(limits))[0].target == b"/p"
+            assert (await in_fiber(reader.read_head, limits))[0].target == b"/p"
             continue
         with pytest.raises(HeadRejected) as caught:
-            await reader.read_head(limits)
+            await in_fiber(reader.read_head, limits)
         assert caught.value.status == 431
 
 
@@ -78,7 +85,7 @@ async def test_an_end_before_the_head_has_its_word(pair, sent, reason):
     client.send(sent)
     client.shutdown(socket.SHUT_WR)
     with pytest.raises(ClientGone) as caught:
-        await KernelClient(server, is_tls=False).read_head(LIMITS)
+        await in_fiber(KernelClient(server, is_tls=False).read_head, LIMITS)
     assert caught.value.reason == reason
 
 
@@ -146,7 +153,7 @@ async def test_what_comes_instead_of_a_request_is_told_apart(case):
     item, reason, detail = ENDS[case]
     sock = FakeOffloaded(item)
     with pytest.raises(ClientGone) as caught:
-        await KernelClient(sock, is_tls=True).read_head(LIMITS)
+        await in_fiber(KernelClient(sock, is_tls=True).read_head, LIMITS)
     assert (caught.value.reason, str(caught.value)) == (reason, detail)
     # Only what no client may send is answered by an alert.
     assert sock.sent == ([(21, b"\x02\x0a")] if reason == "unexpected_record" else [])
@@ -154,7 +161,7 @@ async def test_what_comes_instead_of_a_request_is_told_apart(case):
 
 async def test_a_warning_in_front_of_a_head_changes_nothing():
     sock = FakeOffloaded(WARNING, HEAD + b"body")
-    head, _ = await KernelClient(sock, is_tls=True).read_head(LIMITS)
+    head, _ = await in_fiber(KernelClient(sock, is_tls=True).read_head, LIMITS)
     assert head.target == b"/p"
     assert sock.items == [b"body"]
 
@@ -163,7 +170,7 @@ async def test_warnings_without_end_are_not_followed():
     """They come as fast as a client likes, and nothing here would wait."""
     sock = FakeOffloaded(*[WARNING] * 1000)
     with pytest.raises(ClientGone) as caught:
-        await KernelClient(sock, is_tls=True).read_head(LIMITS)
+        await in_fiber(KernelClient(sock, is_tls=True).read_head, LIMITS)
     assert caught.value.reason == "reset"
     assert len(sock.items) > 900
 
@@ -174,7 +181,7 @@ async def test_goodbye_under_ktls_is_close_notify():
             self.sent.append(how)
 
     sock = Recorder(b"")
-    await KernelClient(sock, is_tls=True).say_goodbye()
+    await in_fiber(KernelClient(sock, is_tls=True).say_goodbye)
     assert sock.sent == [(21, b"\x01\x00"), socket.SHUT_WR]
 
 
@@ -186,7 +193,7 @@ async def test_linger_reads_away_what_would_reset_the_connection(pair):
     server.send(b"answer")
     client.send(bytes(50_000))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(linger, server)
+        nursery.start_soon(in_fiber, linger, server)
         await trio.testing.wait_all_tasks_blocked()
         client.shutdown(socket.SHUT_WR)
     close(server)
@@ -194,11 +201,10 @@ async def test_linger_reads_away_what_would_reset_the_connection(pair):
     assert client.recv(100) == b""
 
 
-@pytest.mark.parametrize("how", RUNNERS)
-async def test_linger_ends_after_a_second(pair, how, autojump_clock):
+async def test_linger_ends_after_a_second(pair, autojump_clock):
     _, server = pair
     began = trio.current_time()
-    await RUNNERS[how](lambda: linger(server), trio.CancelScope())
+    await in_fiber(linger, server)
     assert trio.current_time() - began == pytest.approx(1)
     close(server)
 
@@ -224,7 +230,7 @@ async def test_lingering_moves_no_deadline_of_the_fiber_that_does_it(
             found.append("behind")
 
     began = trio.current_time()
-    await RUNNERS["fiber"](run, trio.CancelScope())
+    await in_fiber(run)
     assert found == ["inside" if hears else "behind"]
     assert trio.current_time() - began == pytest.approx(seconds)
 
@@ -244,7 +250,7 @@ async def test_linger_ends_after_enough_bytes(pair):
                 await stream(client).send_all(bytes(64 << 20))
 
         nursery.start_soon(flood)
-        await linger(server)
+        await in_fiber(linger, server)
         got = server.recv(1)
         close(server)
     assert got == b"\0"
@@ -257,7 +263,7 @@ async def test_linger_ends_after_enough_bytes(pair):
 async def test_what_openssl_decrypted_behind_the_head_is_returned(version):
     gate, tls = await relayed_pair(version=version)
     await tls.send_all(HEAD + bytes(15_000))
-    head, trailing = await gate.read_head(LIMITS)
+    head, trailing = await in_fiber(gate.read_head, LIMITS)
     assert (head.target, trailing) == (b"/p", bytes(15_000))
     close(gate.sock)
     await trio.aclose_forcefully(tls)
@@ -272,7 +278,7 @@ async def test_a_head_over_many_records_is_joined():
                 await tls.send_all(bytes((byte,)))
 
         nursery.start_soon(drip)
-        head, trailing = await gate.read_head(LIMITS)
+        head, trailing = await in_fiber(gate.read_head, LIMITS)
     assert (head.target, trailing) == (b"/p", b"")
     close(gate.sock)
     await trio.aclose_forcefully(tls)
@@ -301,7 +307,7 @@ async def test_an_end_before_the_head_has_its_word_where_openssl_decrypts(case):
     else:
         await tls.transport_stream.send_all(b"\x17\x03\x03\x00\x20" + b"x" * 32)
     with pytest.raises(ClientGone) as caught:
-        await gate.read_head(LIMITS)
+        await in_fiber(gate.read_head, LIMITS)
     reason, detail = RELAYED_ENDS[case]
     assert caught.value.reason == reason
     assert str(caught.value).startswith(detail)
@@ -314,8 +320,8 @@ async def test_goodbye_is_close_notify_and_fin():
     async with trio.open_nursery() as nursery:
 
         async def leave():
-            await gate.send_all(b"answer")
-            await gate.say_goodbye()
+            await in_fiber(gate.send_all, b"answer")
+            await in_fiber(gate.say_goodbye)
 
         nursery.start_soon(leave)
         assert await read_all(tls) == b"answer"
@@ -327,10 +333,10 @@ async def test_after_a_bad_record_sending_is_an_error_of_the_connection():
     gate, tls = await relayed_pair()
     await tls.transport_stream.send_all(b"\x17\x03\x03\x00\x20" + b"x" * 32)
     with pytest.raises(ClientGone):
-        await gate.receive()
+        await in_fiber(gate.receive)
     with pytest.raises(BrokenPipeError):
-        await gate.send_all(b"answer")
-    await gate.send_close_notify()  # says nothing, raises nothing
+        await in_fiber(gate.send_all, b"answer")
+    await in_fiber(gate.send_close_notify)  # says nothing, raises nothing
     close(gate.sock)
     await trio.aclose_forcefully(tls)
 
@@ -342,8 +348,8 @@ async def test_i4_where_the_kernel_sends_openssl_says_nothing():
     await raw.receive_some(65536)  # the tickets of the handshake
     await raw.send_all(b"\x17\x03\x03\x00\x20" + b"x" * 32)
     with pytest.raises(ClientGone):
-        await gate.receive()
-    await gate.send_all(b"as the backend would")
+        await in_fiber(gate.receive)
+    await in_fiber(gate.send_all, b"as the backend would")
     gate.sock.shutdown(socket.SHUT_WR)
     assert await read_all(raw) == b"as the backend would"
     close(gate.sock)
@@ -355,8 +361,8 @@ async def test_a_key_update_is_answered_where_openssl_does_both():
     gate, client = await hand_made_pair()
     await client.update_key(is_requested=True)
     await client.send(23, b"under the new key")
-    assert await gate.receive() == b"under the new key"
-    await gate.send_all(b"so is this")
+    assert await in_fiber(gate.receive) == b"under the new key"
+    await in_fiber(gate.send_all, b"so is this")
     assert await client.receive() == (22, b"\x18\x00\x00\x01\x00")
     client.follow_key_update()
     assert await client.receive() == (23, b"so is this")

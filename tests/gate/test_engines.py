@@ -8,6 +8,7 @@ from helpers.sessions import (
     NO_KTLS,
     client_context,
     identity,
+    in_fiber,
     make_context,
     receive,
     stream,
@@ -28,7 +29,7 @@ def shake(engine, server):
     # A context that lets OpenSSL offload would do so on some of the machines that test this.
     tls = build_server_context(Tls(), identity().chain, identity().key)
     context = dataclasses.replace(make_context(), engine=engine)
-    return shake_hands(server, tls, context, NO_KTLS.ulp_reason)
+    return in_fiber(shake_hands, server, tls, context, NO_KTLS.ulp_reason)
 
 
 @pytest.mark.parametrize("engine", Engine)

@@ -1,164 +1,27 @@
-"""How fibers end: as tasks, stopped, by bugs; and what is left of their descriptors."""
+"""How fibers end: stopped, by bugs; and what is left of their descriptors."""
 
 import contextlib
 import socket
 
 import pytest
 import trio
-from helpers.fibers import WAITS, Log, Steps, recv, settled, watched
+from helpers.fibers import WAITS, Steps, assert_no_fiber, recv, settled, watched
 from helpers.sessions import open_fibers, own_descriptors
 
 from ktlsgate.gate.fibers import (
     DeadlinePassed,
-    Fibers,
     Stopped,
-    become_task,
     give_way,
-    is_fiber,
     set_deadline,
     sleep,
     stop_watching,
     wait_readable,
-    wait_writable,
 )
 
 
 @pytest.fixture
 def pair(pairs):
     return pairs()
-
-
-# --- becoming a task ----------------------------------------------------------------------
-
-
-async def test_a_fiber_that_became_a_task_is_one(pair, autojump_clock):
-    near, far = pair
-    log = Log()
-
-    async def job():
-        set_deadline(log.began + 5)
-        log.note(await recv(near))
-        await become_task()
-        assert not is_fiber()
-        log.note("task")
-        with trio.move_on_after(100):
-            await trio.sleep_forever()
-        log.note("cancelled")  # and the fiber's deadline did not count
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.sleep, 1)
-        log.note(await recv(near))
-        set_deadline(trio.current_time())
-        await sleep(1)
-        await give_way()
-        await become_task()
-        log.note("still a task")
-
-    async with open_fibers() as fibers:
-        fibers.start(job())
-        await settled()
-        far.send(b"x")
-        await trio.sleep(200)
-        far.send(b"y")
-    assert log == [
-        (b"x", 0), ("task", 0), ("cancelled", 100), (b"y", 200), ("still a task", 201),
-    ]  # fmt: skip
-
-
-async def test_a_fiber_that_became_a_task_has_nothing_in_the_set(pairs):
-    (a, to_a), (b, _) = pairs(), pairs()
-
-    async def job():
-        await recv(a)
-        await wait_writable(b)
-        assert watched(fibers) == sorted((a.fileno(), b.fileno()))
-        await become_task()
-        await trio.sleep_forever()
-
-    async with trio.open_nursery() as nursery:
-        fibers = Fibers(nursery)
-        nursery.start_soon(fibers.run)
-        fibers.start(job())
-        await settled()
-        assert watched(fibers) == [a.fileno()]
-        to_a.send(b"x")
-        await settled()
-        assert watched(fibers) == []
-        nursery.cancel_scope.cancel()
-
-
-async def test_a_fiber_becomes_a_task_before_run_had_its_first_turn():
-    log = []
-
-    async def job():
-        await become_task()
-        log.append(is_fiber())
-        await trio.lowlevel.checkpoint()
-        log.append("task")
-
-    async with trio.open_nursery() as nursery:
-        fibers = Fibers(nursery)
-        fibers.start(job())
-        assert log == []
-        nursery.start_soon(fibers.run)
-        await settled()
-        assert log == [False, "task"]
-        nursery.cancel_scope.cancel()
-
-
-async def test_a_cancelled_nursery_lets_the_rest_begin_and_cancels_it(pair):
-    """A session that was one must report, whatever comes between."""
-    log = []
-
-    async def job():
-        try:
-            await become_task()
-            log.append("began")
-            await trio.sleep_forever()
-        except trio.Cancelled:
-            log.append("cancelled")
-            raise
-        finally:
-            log.append("over")
-
-    async with trio.open_nursery() as nursery:
-        fibers = Fibers(nursery)
-        fibers.start(job())
-        nursery.cancel_scope.cancel()
-    assert log == ["began", "cancelled", "over"]
-
-
-async def test_a_task_that_was_a_fiber_is_cancelled_by_trio():
-    log = []
-
-    async def job():
-        await become_task()
-        try:
-            await trio.sleep_forever()
-        finally:
-            log.append("over")
-
-    async with trio.open_nursery() as nursery:
-        fibers = Fibers(nursery)
-        nursery.start_soon(fibers.run)
-        fibers.start(job())
-        await settled()
-        assert log == []
-        nursery.cancel_scope.cancel()
-    assert log == ["over"]
-
-
-async def test_what_a_task_raises_that_was_a_fiber_reaches_its_nursery():
-    async def job():
-        await become_task()
-        raise ZeroDivisionError("a bug")
-
-    with pytest.raises(ExceptionGroup) as caught:
-        async with trio.open_nursery() as nursery:
-            fibers = Fibers(nursery)
-            nursery.start_soon(fibers.run)
-            fibers.start(job())
-    (error,) = caught.value.exceptions
-    assert repr(error) == "ZeroDivisionError('a bug')"
 
 
 # --- the end --------------------------------------------------------------------------------
@@ -281,7 +144,7 @@ async def test_what_a_fiber_raises_before_its_first_wait_leaves_start():
     async with open_fibers() as fibers:
         with pytest.raises(ZeroDivisionError, match="a bug"):
             fibers.start(bad())
-        assert not is_fiber()
+        assert_no_fiber()
 
 
 async def test_a_bug_in_one_cleanup_does_not_keep_others_from_theirs():

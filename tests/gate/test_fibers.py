@@ -1,4 +1,4 @@
-"""Fibers: who wakes when, in turn with whom, and what the same is in a task."""
+"""Fibers: who wakes when, and in turn with whom."""
 
 import contextlib
 import math
@@ -7,18 +7,27 @@ import socket
 import pytest
 import trio
 import trio.testing
-from helpers.fibers import Log, Steps, drain, fill, open_pairs, recv, settled
+from helpers.fibers import (
+    Log,
+    Steps,
+    assert_no_fiber,
+    drain,
+    fill,
+    open_pairs,
+    recv,
+    settled,
+)
 from helpers.sessions import open_fibers
 
 from ktlsgate.gate.fibers import (
     DeadlinePassed,
     Fibers,
-    become_task,
     give_way,
-    is_fiber,
+    now,
     set_deadline,
     sleep,
     stop_watching,
+    this_fiber,
     wait_news,
     wait_readable,
     wait_writable,
@@ -45,18 +54,19 @@ async def test_a_fiber_runs_to_its_first_wait_when_it_is_started(pair):
     log = []
 
     async def job():
-        log.append(is_fiber())
+        log.append(this_fiber().fibers is fibers)
         await wait_readable(pair[0])
         log.append("woken")
 
     async with open_fibers() as fibers:
         fibers.start(job())
         assert log == [True]
-        assert not is_fiber()
+        assert_no_fiber()
         pair[1].send(b"x")
         assert log == [True]
         await settled()
         assert log == [True, "woken"]
+        assert_no_fiber()
 
 
 async def test_a_fiber_that_never_waits_is_over_when_start_returns():
@@ -74,16 +84,19 @@ async def test_a_fiber_that_starts_another_stays_one():
     log = []
 
     async def inner():
-        log.append("inner")
+        log.append(this_fiber())
         await sleep(1000)
 
     async def outer(fibers):
+        log.append(this_fiber())
         fibers.start(inner())
-        log.append(is_fiber())
+        log.append(this_fiber())
 
     async with open_fibers() as fibers:
         fibers.start(outer(fibers))
-    assert log == ["inner", True]
+    first, inside, again = log
+    assert again is first
+    assert inside is not first
 
 
 async def test_what_was_started_before_run_is_served_by_it(pair, autojump_clock):
@@ -107,7 +120,7 @@ async def test_what_was_started_before_run_is_served_by_it(pair, autojump_clock)
         log.note("gave way")
 
     async with trio.open_nursery() as nursery:
-        fibers = Fibers(nursery)
+        fibers = Fibers()
         for job in (reader, sleeper, late, yielding):
             fibers.start(job())
         pair[1].send(b"x")
@@ -422,9 +435,8 @@ async def test_who_was_giving_way_when_its_deadline_passed_is_not_woken_for_that
         except DeadlinePassed:
             log.append("passed")
         if not end:
-            await become_task()
-            await trio.sleep(0)
-            log.append("task")
+            await sleep(1000)
+            log.append("woken")
 
     async with open_fibers() as fibers:
         fibers.start(job())
@@ -432,7 +444,7 @@ async def test_who_was_giving_way_when_its_deadline_passed_is_not_woken_for_that
         far.send(b"x")
         await _turns_until(lambda: log)
         await settled()
-    assert log == ["passed"] + ["task"] * (not end)
+        assert log == ["passed"]
 
 
 async def test_a_busy_socket_does_not_starve_trios_tasks(pair):
@@ -453,92 +465,33 @@ async def test_a_busy_socket_does_not_starve_trios_tasks(pair):
     assert turns
 
 
-# --- the same in Trio tasks -----------------------------------------------------------------
+# --- outside of fibers ----------------------------------------------------------------------
 
 
-async def test_a_task_is_no_fiber_and_becomes_none():
-    assert not is_fiber()
-    steps = Steps()
-    trio.lowlevel.add_instrument(steps)
-    set_deadline(trio.current_time() - 1)
-    await become_task()
-    assert not is_fiber()
-    assert steps.count == 0
-    trio.lowlevel.remove_instrument(steps)
+OUTSIDE = {
+    "this_fiber": this_fiber,
+    "now": now,
+    "set_deadline": lambda: set_deadline(0),
+    "stop_watching": lambda: stop_watching(None),
+}
+WAITING = {
+    "wait_readable": wait_readable,
+    "wait_writable": wait_writable,
+    "wait_news": lambda sock: wait_news(sock, 1),
+    "sleep": lambda _: sleep(1),
+    "give_way": lambda _: give_way(),
+}
 
 
-async def test_tasks_wait_for_sockets(pair):
-    near, far = pair
-    log = []
-
-    async def reader():
-        log.append(await recv(near))
-
-    async def writer():
-        fill(near)
-        await wait_writable(near)
-        log.append("room")
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(reader)
-        nursery.start_soon(writer)
-        await settled()
-        assert log == []
-        far.send(b"x")
-        await settled()
-        assert log == [b"x"]
-        drain(far)
-    assert log == [b"x", "room"]
+@pytest.mark.parametrize("what", OUTSIDE)
+async def test_a_call_outside_of_a_fiber_is_refused(what):
+    with pytest.raises(AssertionError) as caught:
+        OUTSIDE[what]()
+    assert str(caught.value) == "expected to run in a fiber, and not in a Trio task"
 
 
-async def test_tasks_sleep_and_give_way(autojump_clock):
-    log = Log()
-    await sleep(5)
-    log.note("slept")
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await give_way()
-    assert scope.cancelled_caught
-    assert log == [("slept", 5)]
-
-
-async def test_news_or_time_end_a_tasks_wait_for_news(pair, autojump_clock):
-    near, far = pair
-    log = Log()
-
-    async def job():
-        await wait_news(near, 10)
-        log.note("time")
-        await wait_news(near, 10)
-        log.note("news")
-        await wait_news(near, 10)  # those are no news any more, though unread
-        log.note("time")
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(job)
-        await trio.sleep(14)
-        far.send(b"x")
-    assert log == [("time", 10), ("news", 14), ("time", 24)]
-
-
-async def test_an_error_is_no_news_twice_to_a_task(pair, autojump_clock):
-    near, far = pair
-    near.send(b"unread")
-    far.close()  # a reset
-    began = trio.current_time()
-    await wait_news(near, 10)
-    assert trio.current_time() - began == 10
-    trio.lowlevel.notify_closing(near)
-
-
-async def test_stop_watching_in_a_task_wakes_who_waits_there(pair):
-    near, _ = pair
-
-    async def waiter():
-        with pytest.raises(trio.ClosedResourceError):
-            await wait_readable(near)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(waiter)
-        await settled()
-        stop_watching(near)
+@pytest.mark.parametrize("what", WAITING)
+async def test_a_wait_outside_of_a_fiber_is_refused(pair, what):
+    with pytest.raises(AssertionError) as caught:
+        await WAITING[what](pair[0])
+    assert str(caught.value) == "expected to run in a fiber, and not in a Trio task"

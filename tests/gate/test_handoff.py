@@ -9,10 +9,9 @@ import pytest
 import trio
 import trio.testing
 from helpers.descriptors import no_descriptor_left
-from helpers.sessions import RUNNERS, make_backend, open_backend, own_descriptors, tcp_pair
+from helpers.sessions import in_fiber, make_backend, open_backend, own_descriptors, tcp_pair
 
 from ktlsgate.errors import BackendFailed, BackendUnavailable
-from ktlsgate.gate.fibers import is_fiber
 from ktlsgate.gate.handoff import hand_off
 from ktlsgate.kernel.ancillary import recv_fds
 
@@ -21,22 +20,22 @@ LARGE = b"299990:" + b"x" * 299_990 + b","
 
 
 class Attempt:
-    """A handoff on its way by itself, as a fiber or as a task."""
+    """A handoff on its way by itself."""
 
-    def __init__(self, backend, head=HEAD, *, how, keeps_open=False, **changes):
+    def __init__(self, backend, head=HEAD, *, keeps_open=False, **changes):
         self.client, self.descriptor = tcp_pair()
         self.backend = make_backend(backend.address, **changes)
-        self.head, self.keeps_open, self.how = head, keeps_open, how
+        self.head, self.keeps_open = head, keeps_open
         self.unix = self.error = None
         self.scope = trio.CancelScope()
         self.done = trio.Event()
 
     async def run(self):
-        await RUNNERS[self.how](self._run, self.scope)
+        with self.scope:
+            await in_fiber(self._run)
         self.done.set()
 
     async def _run(self):
-        assert is_fiber() == (self.how == "fiber")
         try:
             self.unix = await hand_off(
                 self.backend, self.head, self.descriptor, keeps_open=self.keeps_open
@@ -67,24 +66,14 @@ async def recv_some(unix, size=65536):
             await trio.lowlevel.wait_readable(unix)
 
 
-@pytest.fixture(params=RUNNERS)
-def how(request):
-    """As what a handoff runs."""
-    return request.param
+async def attempt(nursery, backend, **changes):
+    """Start one; it, and the Unix connection with nothing read."""
+    started = Attempt(backend, **changes)
+    nursery.start_soon(started.run)
+    return started, await backend.accept()
 
 
-@pytest.fixture
-def attempt(how):
-    async def attempt(nursery, backend, **changes):
-        """Start one; it, and the Unix connection with nothing read."""
-        started = Attempt(backend, how=how, **changes)
-        nursery.start_soon(started.run)
-        return started, await backend.accept()
-
-    return attempt
-
-
-async def test_the_descriptor_comes_with_the_first_byte(folder, attempt):
+async def test_the_descriptor_comes_with_the_first_byte(folder):
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
             handoff, unix = await attempt(nursery, backend)
@@ -99,7 +88,7 @@ async def test_the_descriptor_comes_with_the_first_byte(folder, attempt):
 
 
 @pytest.mark.parametrize("keeps_open", [False, True])
-async def test_the_end_follows_the_head_unless_input_does(folder, keeps_open, attempt):
+async def test_the_end_follows_the_head_unless_input_does(folder, keeps_open):
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
             handoff, unix = await attempt(nursery, backend, keeps_open=keeps_open)
@@ -114,7 +103,7 @@ async def test_the_end_follows_the_head_unless_input_does(folder, keeps_open, at
         handoff.close()
 
 
-async def test_i1_the_gate_owns_the_client_until_the_last_byte_is_read(folder, attempt):
+async def test_i1_the_gate_owns_the_client_until_the_last_byte_is_read(folder):
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
             handoff, unix = await attempt(nursery, backend)
@@ -129,7 +118,7 @@ async def test_i1_the_gate_owns_the_client_until_the_last_byte_is_read(folder, a
         handoff.close()
 
 
-async def test_reading_it_all_acknowledges_without_a_word(folder, attempt):
+async def test_reading_it_all_acknowledges_without_a_word(folder):
     """A reader that neither closes nor answers: nginx's dialect in mode TX."""
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
@@ -143,7 +132,7 @@ async def test_reading_it_all_acknowledges_without_a_word(folder, attempt):
 
 
 @pytest.mark.parametrize("ending", ["close", "half close", "answer"])
-async def test_an_orderly_end_behind_the_head_acknowledges(folder, ending, attempt):
+async def test_an_orderly_end_behind_the_head_acknowledges(folder, ending):
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
             handoff, unix = await attempt(nursery, backend)
@@ -162,7 +151,7 @@ async def test_an_orderly_end_behind_the_head_acknowledges(folder, ending, attem
 
 
 @pytest.mark.parametrize("early", ["half close", "answer"])
-async def test_a_backend_that_speaks_before_it_reads_has_not_acknowledged(folder, early, attempt):
+async def test_a_backend_that_speaks_before_it_reads_has_not_acknowledged(folder, early):
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
             handoff, unix = await attempt(nursery, backend)
@@ -186,9 +175,7 @@ DEATHS = {"unread": 0, "half read": 7, "all but one byte": len(HEAD) - 1}
 
 @pytest.mark.parametrize("death", DEATHS)
 @pytest.mark.parametrize("last_words", [b"", b"500 sorry"])
-async def test_a_backend_that_dies_before_the_end_of_the_head_has_failed(
-    folder, death, last_words, attempt
-):
+async def test_a_backend_that_dies_before_the_end_of_the_head_has_failed(folder, death, last_words):
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
             handoff, unix = await attempt(nursery, backend)
@@ -203,9 +190,9 @@ async def test_a_backend_that_dies_before_the_end_of_the_head_has_failed(
         handoff.close()
 
 
-async def test_a_backend_that_dies_before_it_accepts_has_failed(folder, how):
+async def test_a_backend_that_dies_before_it_accepts_has_failed(folder):
     with open_backend(folder) as backend:
-        handoff = Attempt(backend, how=how)
+        handoff = Attempt(backend)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(handoff.run)
             await trio.testing.wait_all_tasks_blocked()
@@ -214,7 +201,7 @@ async def test_a_backend_that_dies_before_it_accepts_has_failed(folder, how):
         handoff.close()
 
 
-async def test_a_large_head_is_sent_whole_to_a_slow_reader(folder, attempt):
+async def test_a_large_head_is_sent_whole_to_a_slow_reader(folder):
     """More than any send buffer holds: the rest follows without the descriptor."""
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
@@ -233,7 +220,7 @@ async def test_a_large_head_is_sent_whole_to_a_slow_reader(folder, attempt):
         handoff.close()
 
 
-async def test_a_backend_that_dies_in_a_large_head_has_failed(folder, attempt):
+async def test_a_backend_that_dies_in_a_large_head_has_failed(folder):
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
             handoff, unix = await attempt(nursery, backend, head=LARGE)
@@ -244,11 +231,11 @@ async def test_a_backend_that_dies_in_a_large_head_has_failed(folder, attempt):
         handoff.close()
 
 
-async def test_a_full_queue_is_waited_for(folder, how):
+async def test_a_full_queue_is_waited_for(folder):
     with open_backend(folder, backlog=0) as backend:
         filler = socket.socket(socket.AF_UNIX)
         filler.connect(backend.address)
-        handoff = Attempt(backend, how=how)
+        handoff = Attempt(backend)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(handoff.run)
             await trio.testing.wait_all_tasks_blocked(0.01)
@@ -262,13 +249,11 @@ async def test_a_full_queue_is_waited_for(folder, how):
         handoff.close()
 
 
-async def test_i6_waiting_for_a_full_queue_ends_with_the_callers_deadline(
-    folder, autojump_clock, how
-):
+async def test_i6_waiting_for_a_full_queue_ends_with_the_callers_deadline(folder, autojump_clock):
     with open_backend(folder, backlog=0) as backend:
         filler = socket.socket(socket.AF_UNIX)
         filler.connect(backend.address)
-        handoff = Attempt(backend, how=how)
+        handoff = Attempt(backend)
         with trio.move_on_after(5) as limit:
             await handoff.run()
         assert limit.cancelled_caught
@@ -276,9 +261,7 @@ async def test_i6_waiting_for_a_full_queue_ends_with_the_callers_deadline(
         handoff.close()
 
 
-async def test_i6_a_handoff_cancelled_before_its_acknowledgement_leaves_nothing_open(
-    folder, attempt
-):
+async def test_i6_a_handoff_cancelled_before_its_acknowledgement_leaves_nothing_open(folder):
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
             handoff, unix = await attempt(nursery, backend)
@@ -293,38 +276,38 @@ async def test_i6_a_handoff_cancelled_before_its_acknowledgement_leaves_nothing_
         handoff.close()
 
 
-async def refused(how, address, **changes):
+async def refused(address, **changes):
     """Run one that fails, and raise its error."""
-    handoff = Attempt(make_backend(address), how=how, **changes)
+    handoff = Attempt(make_backend(address), **changes)
     await handoff.run()
     handoff.close()
     raise handoff.error
 
 
-async def test_a_missing_socket_file_is_an_absent_backend(folder, how):
+async def test_a_missing_socket_file_is_an_absent_backend(folder):
     with pytest.raises(BackendUnavailable) as caught:
-        await refused(how, folder / "none")
+        await refused(folder / "none")
     assert (caught.value.reason, caught.value.status) == ("backend_absent", 503)
     assert str(caught.value) == f"backend app at {folder}/none: no socket file"
 
 
-async def test_a_socket_file_nobody_listens_on_is_an_absent_backend(folder, how):
+async def test_a_socket_file_nobody_listens_on_is_an_absent_backend(folder):
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(folder / "dead"))
     with pytest.raises(BackendUnavailable) as caught:
-        await refused(how, folder / "dead")
+        await refused(folder / "dead")
     assert str(caught.value) == f"backend app at {folder}/dead: nobody listens"
 
 
-async def test_an_abstract_name_nobody_listens_on_is_an_absent_backend(folder, how):
+async def test_an_abstract_name_nobody_listens_on_is_an_absent_backend(folder):
     with pytest.raises(BackendUnavailable) as caught:
-        await refused(how, "@ktlsgate-nobody")
+        await refused("@ktlsgate-nobody")
     assert str(caught.value) == "backend app at @ktlsgate-nobody: nobody listens"
 
 
-async def test_a_path_that_no_socket_can_have_is_an_absent_backend(folder, how):
+async def test_a_path_that_no_socket_can_have_is_an_absent_backend(folder):
     with pytest.raises(BackendUnavailable) as caught:
-        await refused(how, "/" + "x" * 200)
+        await refused("/" + "x" * 200)
     assert caught.value.reason == "backend_absent"
     assert str(caught.value).endswith(": AF_UNIX path too long")
 
@@ -337,10 +320,10 @@ async def test_without_a_free_descriptor_the_backend_is_unavailable(folder):
     assert str(caught.value) == "expected a descriptor for the handoff, got: Too many open files"
 
 
-async def test_the_wrong_user_gets_nothing(folder, how):
+async def test_the_wrong_user_gets_nothing(folder):
     with open_backend(folder) as backend:
         with pytest.raises(BackendFailed) as caught:
-            await refused(how, backend.address, peer_uid=os.getuid() + 1)
+            await refused(backend.address, peer_uid=os.getuid() + 1)
         assert (caught.value.reason, caught.value.status) == ("backend_wrong_user", 502)
         assert str(caught.value) == (
             f"backend app: expected uid {os.getuid() + 1} to listen, got {os.getuid()}"
@@ -348,7 +331,7 @@ async def test_the_wrong_user_gets_nothing(folder, how):
         assert (await recv_some(await backend.accept()))[:2] == (b"", [])
 
 
-async def test_the_right_user_gets_it(folder, attempt):
+async def test_the_right_user_gets_it(folder):
     with open_backend(folder) as backend:
         async with trio.open_nursery() as nursery:
             handoff, unix = await attempt(nursery, backend, peer_uid=os.getuid())

@@ -7,47 +7,29 @@ import pytest
 import trio
 import trio.testing
 from helpers.sessions import (
-    RUNNERS,
     OneByteSegments,
     client_context,
     close,
+    in_fiber,
     reset,
     server_context,
     stream,
 )
 
 from ktlsgate.errors import HandshakeFailed
-from ktlsgate.gate.fibers import is_fiber, stop_watching
 from ktlsgate.gate.handshake import perform_handshake
 from ktlsgate.wire.handshake import Handshake
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 
-@pytest.fixture(params=RUNNERS)
-def perform(request):
-    """Performs handshakes as fibers, and as tasks."""
-
-    async def perform(server, handshake):
-        raised = []
-
-        async def run():
-            assert is_fiber() == (request.param == "fiber")
-            try:
-                await perform_handshake(server, handshake)
-            except HandshakeFailed as exc:
-                raised.append(exc)
-            stop_watching(server)
-
-        await RUNNERS[request.param](run, trio.CancelScope())
-        for error in raised:
-            raise error
-
-    return perform
+async def perform(server, handshake):
+    """Perform a handshake as a session does."""
+    await in_fiber(perform_handshake, server, handshake)
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
-async def test_a_handshake_in_segments_of_one_byte_succeeds(pair, version, perform):
+async def test_a_handshake_in_segments_of_one_byte_succeeds(pair, version):
     client, server = pair
     tls = trio.SSLStream(
         OneByteSegments(stream(client)), client_context(version), server_hostname="localhost"
@@ -61,7 +43,7 @@ async def test_a_handshake_in_segments_of_one_byte_succeeds(pair, version, perfo
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
-async def test_i2_nothing_behind_the_last_handshake_record_is_read(pair, version, perform):
+async def test_i2_nothing_behind_the_last_handshake_record_is_read(pair, version):
     """What a client sends in one go with its Finished stays in the socket for the kernel."""
     client, server = pair
     context = client_context(version)
@@ -121,7 +103,7 @@ class LongFlights:
         return output
 
 
-async def test_a_flight_longer_than_a_look_is_read_without_further_news(pair, perform):
+async def test_a_flight_longer_than_a_look_is_read_without_further_news(pair):
     client, server = pair
     async with trio.open_nursery() as nursery:
         client.send(bytes(LongFlights.RECORD))
@@ -131,7 +113,7 @@ async def test_a_flight_longer_than_a_look_is_read_without_further_news(pair, pe
     close(client)
 
 
-async def test_i2_nothing_more_is_read_for_what_came_with_the_hello(pair, perform):
+async def test_i2_nothing_more_is_read_for_what_came_with_the_hello(pair):
     """A client may send change_cipher_spec right behind its hello (RFC 8446, D.4)."""
     client, server = pair
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -159,78 +141,77 @@ async def test_i2_nothing_more_is_read_for_what_came_with_the_hello(pair, perfor
     close(client)
 
 
-async def failure(perform, server, **changes):
+async def failure(server, **changes):
     with pytest.raises(HandshakeFailed) as caught:
         await perform(server, Handshake(server_context(), **changes))
     return caught.value
 
 
-async def test_the_alert_of_a_failed_handshake_is_sent(pair, perform):
+async def test_the_alert_of_a_failed_handshake_is_sent(pair):
     client, server = pair
     context, hello = client_context(), ssl.MemoryBIO()
     context.set_alpn_protocols(["h2"])
     with contextlib.suppress(ssl.SSLWantReadError):
         context.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="localhost").do_handshake()
     client.send(hello.read())
-    assert (await failure(perform, server)).reason == "no_application_protocol"
+    assert (await failure(server)).reason == "no_application_protocol"
     alert = client.recv(100)
     assert (alert[0], alert[5:]) == (21, b"\x02\x78")  # fatal, no_application_protocol
 
 
-async def test_a_client_that_does_not_read_its_alert_holds_up_nobody(pair, perform):
+async def test_a_client_that_does_not_read_its_alert_holds_up_nobody(pair):
     client, server = pair
     with contextlib.suppress(BlockingIOError):
         while server.send(bytes(1 << 20)):
             pass
     client.send(b"\x16\x03\x01\x00\x04\x01\x00\x00\x00")
-    assert (await failure(perform, server)).reason == "protocol_error"
+    assert (await failure(server)).reason == "protocol_error"
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01"])
-async def test_a_client_that_closes_in_the_middle_is_gone(pair, sent, perform):
+async def test_a_client_that_closes_in_the_middle_is_gone(pair, sent):
     client, server = pair
     client.send(sent)
     client.close()
-    failed = await failure(perform, server)
+    failed = await failure(server)
     assert failed.reason == "client_gone"
     expected = "handshake record" if sent else "ClientHello"
     assert str(failed) == f"expected a {expected}, got end of file"
 
 
-async def test_a_client_that_resets_is_gone(pair, perform):
+async def test_a_client_that_resets_is_gone(pair):
     client, server = pair
     reset(client)
-    failed = await failure(perform, server)
+    failed = await failure(server)
     assert (failed.reason, str(failed)) == (
         "client_gone", "the client is gone: Connection reset by peer",
     )  # fmt: skip
 
 
-async def test_plain_http_and_garbage_are_told_apart_by_four_bytes(pair, perform):
+async def test_plain_http_and_garbage_are_told_apart_by_four_bytes(pair):
     client, server = pair
     client.send(b"GET ")
-    assert (await failure(perform, server)).reason == "plain_http"
+    assert (await failure(server)).reason == "plain_http"
 
 
-async def test_garbage_is_no_tls(pair, perform):
+async def test_garbage_is_no_tls(pair):
     client, server = pair
     client.send(b"\x00\x01\x02")
-    failed = await failure(perform, server)
+    failed = await failure(server)
     assert (failed.reason, str(failed)) == (
         "not_tls", r"expected a ClientHello, got b'\x00\x01\x02'",
     )  # fmt: skip
 
 
-async def test_a_handshake_that_never_ends_has_a_bound(pair, perform):
+async def test_a_handshake_that_never_ends_has_a_bound(pair):
     client, server = pair
     client.send(b"\x16\x03\x01\x40\x00" + b"\x01\x00\xff\xff" + bytes(16_380))
-    assert (await failure(perform, server, max_bytes=10_000)).reason == "handshake_too_long"
+    assert (await failure(server, max_bytes=10_000)).reason == "handshake_too_long"
 
 
 async def test_i6_a_cancelled_handshake_leaves_the_socket_to_its_owner(pair):
     _, server = pair
     with trio.CancelScope() as scope:
         scope.cancel()
-        await perform_handshake(server, Handshake(server_context()))
+        await perform(server, Handshake(server_context()))
     assert server.fileno() >= 0
-    trio.lowlevel.notify_closing(server)

@@ -204,6 +204,20 @@ async def test_sessions_outlive_the_accepting(listener, tmp_path):
     assert [report.event for report in reports] == [Event.HANDOFF]
 
 
+async def test_an_answer_in_progress_is_waited_for(listener, autojump_clock):
+    reports = []
+    context = make_context(tls=False, report=reports.append)
+    began = trio.current_time()
+    async with serving(listener, context=context, gatekeeper=Gatekeeper(10)):
+        client = await connect(listener)
+        await client.send_all(b"\x00\r\n\r\n")
+        assert (await read_all(client)).startswith(b"HTTP/1.1 400 ")
+        assert reports == []
+    assert trio.current_time() - began == pytest.approx(1)  # as long as the client may read
+    assert [report.event for report in reports] == [Event.REFUSED]
+    await client.aclose()
+
+
 async def test_wait_empty_returns_when_the_last_one_left():
     gatekeeper = Gatekeeper(10)
     await gatekeeper.wait_empty()

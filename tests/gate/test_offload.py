@@ -4,7 +4,7 @@ import errno
 import struct
 
 import pytest
-from helpers.sessions import client_context, server_context, stream, tcp_pair
+from helpers.sessions import client_context, in_fiber, server_context, stream, tcp_pair
 
 from ktlsgate.config import Offload
 from ktlsgate.gate.offload import offload
@@ -185,7 +185,7 @@ async def test_on_a_real_kernel_what_is_offloaded_still_talks_to_the_client(most
     handshake = Handshake(server_context(ciphersuites=TLS13.name))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tls.do_handshake)
-        await perform_handshake(server, handshake)
+        await in_fiber(perform_handshake, server, handshake)
     decided = offload(server, handshake, handshake.established(), table=kernel_table(), most=most)
     assert decided.offload is most
     assert (has_tx(server), has_rx(server)) == (True, most is Offload.BOTH)
@@ -196,12 +196,12 @@ async def test_on_a_real_kernel_what_is_offloaded_still_talks_to_the_client(most
     await tls.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     from ktlsgate.wire.http_head import HeadLimits
 
-    head, _ = await gate.read_head(HeadLimits())
+    head, _ = await in_fiber(gate.read_head, HeadLimits())
     assert head.target == b"/"
-    await gate.send_all(b"answer")
+    await in_fiber(gate.send_all, b"answer")
     assert await tls.receive_some(100) == b"answer"
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(gate.say_goodbye)
+        nursery.start_soon(in_fiber, gate.say_goodbye)
         assert await tls.receive_some(1) == b""  # close_notify
         await tls.aclose()
     trio.lowlevel.notify_closing(server)

@@ -1,8 +1,10 @@
 """Bytes through the gate: integrity, back-pressure, and how every end is told."""
 
 import contextlib
+import functools
 import gc
 import hashlib
+import math
 import os
 import socket
 import ssl
@@ -13,9 +15,10 @@ import trio.testing
 from helpers.fibers import drain, fill
 from helpers.hand_client import hand_made_pair
 from helpers.sessions import (
-    RUNNERS,
     close,
     epoll_targets,
+    in_fiber,
+    open_fibers,
     own_descriptors,
     read_all,
     read_exactly,
@@ -24,7 +27,7 @@ from helpers.sessions import (
     stream,
 )
 
-from ktlsgate.gate.fibers import this_fiber
+from ktlsgate.gate.fibers import sleep, this_fiber
 from ktlsgate.gate.flow import Flow
 from ktlsgate.gate.relay_both import BothRelay
 from ktlsgate.gate.relay_input import InputRelay
@@ -56,8 +59,8 @@ class Ends:
                 close(sock)
 
 
-async def run_relay(relay, ends):
-    """Start a relay from a fiber that ends then, and wait for the relay's end."""
+async def run_relay(make, ends):
+    """Make and start a relay in a fiber that ends then, and wait for the relay's end."""
     over = trio.Event()
 
     def on_end(end, error):
@@ -72,9 +75,12 @@ async def run_relay(relay, ends):
 
     async def start():
         handlers.append(this_fiber().fibers.handlers)
-        relay.start(on_end)
+        make().start(on_end)
 
-    await RUNNERS["fiber"](start, ends.scope, over)
+    with ends.scope:
+        async with open_fibers() as fibers:
+            fibers.start(start())
+            await over.wait()
     assert over.is_set()
     assert handlers[0].of == {}, "a descriptor's next owner would meet a dead relay"
 
@@ -97,14 +103,12 @@ async def open_relay(mode, *, trailing=b"", idle_timeout=600, has_verdicts=True,
     ends = Ends(tls, tls.transport_stream, data, theirs)
 
     if mode == "both":
-        relay = BothRelay(client, ours, unix, trailing, **terms)
+        make = functools.partial(BothRelay, client, ours, unix, trailing, **terms)
     else:
-        relay = InputRelay(client, unix, trailing, **terms)
-    relays = [relay]
-    del relay
+        make = functools.partial(InputRelay, client, unix, trailing, **terms)
 
     async def run():
-        await run_relay(relays.pop(), ends)
+        await run_relay(make, ends)
         assert unix.fileno() == -1
         assert mode == "tx" or ours.fileno() == -1
         close(client.sock)
@@ -474,7 +478,7 @@ async def test_records_leave_in_the_order_in_which_they_were_made():
         sock.setblocking(False)
     data = stream(far)
     ends = Ends(None, None, data, theirs)
-    relay = BothRelay(gate, ours, unix, b"", idle_timeout=60, has_verdicts=False)
+    terms = {"idle_timeout": 60, "has_verdicts": False}
     total, updates = 4 << 20, 0
 
     async def read():
@@ -494,7 +498,7 @@ async def test_records_leave_in_the_order_in_which_they_were_made():
             await client.send(23, b"?")
 
     async with trio.open_nursery() as relays:
-        relays.start_soon(run_relay, relay, ends)
+        relays.start_soon(run_relay, lambda: BothRelay(gate, ours, unix, b"", **terms), ends)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read)
             nursery.start_soon(ask)
@@ -561,11 +565,12 @@ async def test_own_records_made_while_data_is_being_sent_keep_their_place():
     ours, far = socket.socketpair()
     for sock in (server, ours):
         sock.setblocking(False)
-    records, flows, over = FakeRecords(), [], trio.Event()
+    records, flows = FakeRecords(), []
 
     async def start():
         flows.append(Flow(server, records, ours, encrypts=True, reads_output=True))
         flows[0].start(b"")
+        await sleep(math.inf)
 
     async def drip(sock):
         while True:
@@ -583,7 +588,7 @@ async def test_own_records_made_while_data_is_being_sent_keep_their_place():
     numbers = []
     stream_of_client, data = stream(client), stream(far)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(RUNNERS["fiber"], start, trio.CancelScope(), over)
+        nursery.start_soon(in_fiber, start)
         nursery.start_soon(drip, stream_of_client)
         nursery.start_soon(drip, data)
         made = -1
@@ -622,13 +627,14 @@ async def test_output_goes_on_when_own_records_take_the_last_of_it_along():
             self.sent += data
             return bytes(room + 1)
 
-    records, over = Records(), trio.Event()
+    records = Records()
 
     async def start():
         Flow(server, records, ours, encrypts=True, reads_output=True).start(b"")
+        await sleep(math.inf)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(RUNNERS["fiber"], start, trio.CancelScope(), over)
+        nursery.start_soon(in_fiber, start)
         for sock, data in ((far, b"1"), (far, b"2"), (client, b"?")):
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert records.sent in (b"", b"1")
@@ -775,8 +781,8 @@ async def test_tx_a_backend_that_shuts_the_shared_socket_down_is_no_cut_of_the_c
     theirs.send(RECEIVED)
     async with trio.open_nursery() as nursery:
         ends = Ends(tls, None, None, theirs)
-        relay = InputRelay(client, unix, b"", idle_timeout=60, has_verdicts=True)
-        nursery.start_soon(run_relay, relay, ends)
+        terms = {"idle_timeout": 60, "has_verdicts": True}
+        nursery.start_soon(run_relay, lambda: InputRelay(client, unix, b"", **terms), ends)
         await trio.testing.wait_all_tasks_blocked()
         client.sock.shutdown(socket.SHUT_RDWR)
     assert ends.end.reason == ""

@@ -15,6 +15,7 @@ from helpers.sessions import (
     NO_KTLS,
     REQUEST,
     close,
+    in_fiber,
     make_backend,
     make_context,
     open_backend,
@@ -146,7 +147,11 @@ async def giving_away(backend, made=handoff):
 
     async def give():
         with contextlib.suppress(BackendFailed):
-            await give_away(made(), make_backend(backend.address), client, b"", idle_timeout=1)
+            await in_fiber(
+                lambda: give_away(
+                    made(), make_backend(backend.address), client, b"", idle_timeout=1
+                )
+            )
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(give)

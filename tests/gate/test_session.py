@@ -9,7 +9,6 @@ import trio.testing
 from helpers.descriptors import no_descriptor_left
 from helpers.sessions import (
     REQUEST,
-    RUNNERS,
     OneByteSegments,
     close,
     epoll_targets,
@@ -27,9 +26,6 @@ from ktlsgate.gate.report import Event
 from ktlsgate.gate.states import TRANSITIONS, State, Step, advance
 from ktlsgate.wire.error_response import build_error_response
 from ktlsgate.wire.handoff import FINISHED, RECEIVED, Mode
-
-# As what a connection's steps run: sessions begin as fibers, and may become tasks anywhere.
-both_ways = pytest.mark.parametrize("how", RUNNERS)
 
 # --- the state table -------------------------------------------------------------
 
@@ -77,11 +73,10 @@ def plain(backend, **changes):
     return make_context(backend.address, tls=False, **changes)
 
 
-@both_ways
-async def test_a_plain_connection_is_handed_off_with_its_head(tmp_path, how):
+async def test_a_plain_connection_is_handed_off_with_its_head(tmp_path):
     with open_backend(tmp_path) as backend:
         context = plain(backend)
-        async with open_session(context, how=how) as session:
+        async with open_session(context) as session:
             await session.client.send_all(REQUEST)
             head, sock, _ = await backend.take()
         assert head.mode is Mode.PLAIN
@@ -101,20 +96,18 @@ async def test_a_plain_connection_is_handed_off_with_its_head(tmp_path, how):
 
 
 @pytest.mark.parametrize("behind", [b"body", b"GET /2 HTTP/1.1\r\n\r\n", b"\x81\x85frame"])
-@both_ways
-async def test_i2_what_follows_the_head_stays_in_the_socket(tmp_path, behind, how):
+async def test_i2_what_follows_the_head_stays_in_the_socket(tmp_path, behind):
     with open_backend(tmp_path) as backend:
-        async with open_session(plain(backend), how=how) as session:
+        async with open_session(plain(backend)) as session:
             await session.client.send_all(REQUEST + behind)
             _, sock, _ = await backend.take()
         assert sock.recv(1000) == behind
 
 
-@both_ways
-async def test_i1_after_the_handoff_the_client_talks_to_the_backend_alone(tmp_path, how):
+async def test_i1_after_the_handoff_the_client_talks_to_the_backend_alone(tmp_path):
     with open_backend(tmp_path) as backend:
         before = own_descriptors()
-        async with open_session(plain(backend), how=how) as session:
+        async with open_session(plain(backend)) as session:
             await session.client.send_all(REQUEST)
             _, sock, unix = await backend.take()
             await session.done.wait()
@@ -129,13 +122,12 @@ async def test_i1_after_the_handoff_the_client_talks_to_the_backend_alone(tmp_pa
         assert own_descriptors() == before
 
 
-@both_ways
-async def test_handed_over_sockets_leave_no_entry_in_the_epoll_set(tmp_path, how):
+async def test_handed_over_sockets_leave_no_entry_in_the_epoll_set(tmp_path):
     """A file that lives on in the backend would stay in the set after our close()."""
     with open_backend(tmp_path) as backend:
         seen = []
         for number in range(20):
-            async with open_session(plain(backend), number, how=how) as session:
+            async with open_session(plain(backend), number) as session:
                 # In two pieces, so that the gate waits and registers the socket.
                 await session.client.send_all(REQUEST[:10])
                 await trio.testing.wait_all_tasks_blocked()
@@ -147,10 +139,10 @@ async def test_handed_over_sockets_leave_no_entry_in_the_epoll_set(tmp_path, how
         assert seen[-1] <= seen[0] + 2
 
 
-@pytest.mark.parametrize(("tls", "how"), [(True, "fiber"), (False, "fiber"), (False, "task")])
-async def test_a_head_in_pieces_is_read_whole(tmp_path, tls, how):
+@pytest.mark.parametrize("tls", [True, False])
+async def test_a_head_in_pieces_is_read_whole(tmp_path, tls):
     with open_backend(tmp_path) as backend:
-        async with open_session(make_context(backend.address, tls=tls), how=how) as session:
+        async with open_session(make_context(backend.address, tls=tls)) as session:
             client = await session.start_tls() if tls else session.client
             for byte in REQUEST:
                 await client.send_all(bytes((byte,)))
@@ -162,10 +154,9 @@ async def test_a_head_in_pieces_is_read_whole(tmp_path, tls, how):
     assert session.report.event is (Event.RELAY if tls else Event.HANDOFF)
 
 
-@both_ways
-async def test_a_handshake_in_pieces_leads_to_a_head(tmp_path, how):
+async def test_a_handshake_in_pieces_leads_to_a_head(tmp_path):
     """Every byte is a wait of its own, in the handshake and in the head."""
-    async with open_session(make_context(tmp_path / "none"), how=how) as session:
+    async with open_session(make_context(tmp_path / "none")) as session:
         session.client = OneByteSegments(session.client)
         client = await session.start_tls()
         await client.send_all(REQUEST)
@@ -174,12 +165,11 @@ async def test_a_handshake_in_pieces_leads_to_a_head(tmp_path, how):
     assert session.report.reason == "backend_absent"
 
 
-@both_ways
 @pytest.mark.parametrize("moment", ["handshake", "head", "handoff"])
-async def test_i6_a_session_that_is_cancelled_leaves_no_descriptor(tmp_path, moment, how):
+async def test_i6_a_session_that_is_cancelled_leaves_no_descriptor(tmp_path, moment):
     with open_backend(tmp_path) as backend:
         before = own_descriptors()
-        async with open_session(make_context(backend.address), how=how) as session:
+        async with open_session(make_context(backend.address)) as session:
             client = session.client
             if moment != "handshake":
                 client = await session.start_tls()
@@ -230,9 +220,8 @@ async def test_a_host_without_route_is_answered_404():
     assert report.detail == "no route for this host and path"
 
 
-@both_ways
-async def test_the_answer_to_a_head_request_has_no_body(tmp_path, how):
-    async with open_session(make_context(tmp_path / "none", tls=False), how=how) as session:
+async def test_the_answer_to_a_head_request_has_no_body(tmp_path):
+    async with open_session(make_context(tmp_path / "none", tls=False)) as session:
         await session.client.send_all(REQUEST.replace(b"GET", b"HEAD"))
         answer = await read_all(session.client)
         await session.client.aclose()
@@ -248,10 +237,9 @@ LEAVINGS = {
 
 
 @pytest.mark.parametrize("case", LEAVINGS)
-@both_ways
-async def test_a_client_that_closes_before_its_head_is_reported(case, how):
+async def test_a_client_that_closes_before_its_head_is_reported(case):
     data, reason, detail = LEAVINGS[case]
-    async with open_session(make_context(tls=False), how=how) as session:
+    async with open_session(make_context(tls=False)) as session:
         await session.client.send_all(data)
         await session.client.send_eof()
     report = session.report
@@ -261,9 +249,8 @@ async def test_a_client_that_closes_before_its_head_is_reported(case, how):
 
 @pytest.mark.parametrize("data", [b"", b"GET / HT"])
 @pytest.mark.parametrize("tls", [True, False])
-@both_ways
-async def test_a_client_that_resets_is_reported(data, tls, how):
-    async with open_session(make_context(tls=tls), how=how) as session:
+async def test_a_client_that_resets_is_reported(data, tls):
+    async with open_session(make_context(tls=tls)) as session:
         await session.client.send_all(b"\x16\x03" if tls and data else data)
         await trio.testing.wait_all_tasks_blocked()
         reset(session.client.socket)
@@ -275,9 +262,8 @@ async def test_a_client_that_resets_is_reported(data, tls, how):
 # --- TLS before the head ----------------------------------------------------------
 
 
-@both_ways
-async def test_plain_http_on_a_tls_listener_is_answered_400_in_plain(how):
-    async with open_session(make_context(), how=how) as session:
+async def test_plain_http_on_a_tls_listener_is_answered_400_in_plain():
+    async with open_session(make_context()) as session:
         await session.client.send_all(REQUEST)
         answer = await read_all(session.client)
         await session.client.aclose()
@@ -295,10 +281,9 @@ async def test_plain_http_on_a_tls_listener_is_answered_400_in_plain(how):
     assert report.status == 400
 
 
-@both_ways
-async def test_garbage_is_closed_at_once(how, autojump_clock):
+async def test_garbage_is_closed_at_once(autojump_clock):
     began = trio.current_time()
-    async with open_session(make_context(), how=how) as session:
+    async with open_session(make_context()) as session:
         await session.client.send_all(b"\x00garbage")
         with contextlib.suppress(trio.BrokenResourceError):
             assert await read_all(session.client) == b""
@@ -309,9 +294,8 @@ async def test_garbage_is_closed_at_once(how, autojump_clock):
     assert report.status == 0
 
 
-@both_ways
-async def test_a_failed_handshake_is_told_by_an_alert(how):
-    async with open_session(make_context(), how=how) as session:
+async def test_a_failed_handshake_is_told_by_an_alert():
+    async with open_session(make_context()) as session:
         # A record of TLS 1.0's looks with a hello that no version of ours understands.
         await session.client.send_all(b"\x16\x03\x01\x00\x04\x01\x00\x00\x00")
         answer = await read_all(session.client)
@@ -322,11 +306,10 @@ async def test_a_failed_handshake_is_told_by_an_alert(how):
 
 
 @pytest.mark.parametrize("tls", [True, False])
-@both_ways
-async def test_every_stage_that_takes_too_long_is_reported(tls, how, autojump_clock):
+async def test_every_stage_that_takes_too_long_is_reported(tls, autojump_clock):
     """A client that says nothing: the handshake, or the head, times out."""
     limits = Limits(handshake_timeout=3, header_timeout=4)
-    async with open_session(make_context(tls=tls, limits=limits), how=how) as session:
+    async with open_session(make_context(tls=tls, limits=limits)) as session:
         began = trio.current_time()
         answer = await read_all(session.client)
         await session.client.aclose()
@@ -342,11 +325,8 @@ async def test_every_stage_that_takes_too_long_is_reported(tls, how, autojump_cl
         assert report.detail == "the request head took too long"
 
 
-@both_ways
-async def test_a_slow_loris_does_not_move_the_deadline(how, autojump_clock):
-    async with open_session(
-        make_context(tls=False, limits=Limits(header_timeout=10)), how=how
-    ) as session:
+async def test_a_slow_loris_does_not_move_the_deadline(autojump_clock):
+    async with open_session(make_context(tls=False, limits=Limits(header_timeout=10))) as session:
         began = trio.current_time()
 
         async def drip():
@@ -363,9 +343,8 @@ async def test_a_slow_loris_does_not_move_the_deadline(how, autojump_clock):
     assert answer == build_error_response(408)
 
 
-@both_ways
-async def test_a_head_that_takes_too_long_under_tls_is_answered_408(how, autojump_clock):
-    async with open_session(make_context(limits=Limits(header_timeout=4)), how=how) as session:
+async def test_a_head_that_takes_too_long_under_tls_is_answered_408(autojump_clock):
+    async with open_session(make_context(limits=Limits(header_timeout=4))) as session:
         tls = await session.start_tls()
         await tls.send_all(b"GET / ")
         assert await read_all(tls) == build_error_response(408)
@@ -373,12 +352,43 @@ async def test_a_head_that_takes_too_long_under_tls_is_answered_408(how, autojum
     assert (session.report.reason, session.report.status) == ("header_timeout", 408)
 
 
+# --- answers -----------------------------------------------------------------------
+
+
+async def test_no_deadline_of_the_steps_reaches_an_answer(autojump_clock):
+    """It passes while the client may still read what it was answered."""
+    async with open_session(make_context(tls=False, limits=Limits(header_timeout=4))) as session:
+        began = trio.current_time()
+        await trio.sleep(3.5)
+        await session.client.send_all(b"nonsense\r\n\r\n")
+        assert await read_all(session.client) == build_error_response(400)
+        await session.done.wait()
+        assert trio.current_time() - began == pytest.approx(4.5)
+        await session.client.aclose()
+    assert (session.report.event, session.report.reason) == (Event.REFUSED, "bad_head")
+    assert session.report.status == 400
+
+
+async def test_i6_a_session_cancelled_while_it_answers_ends_at_once(autojump_clock):
+    before = own_descriptors()
+    async with open_session(make_context(tls=False)) as session:
+        await session.client.send_all(b"nonsense\r\n\r\n")
+        assert await read_all(session.client) == build_error_response(400)
+        assert not session.done.is_set()  # it waits for the client's end
+        began = trio.current_time()
+        session.scope.cancel()
+        await session.done.wait()
+        assert trio.current_time() == began
+        await session.client.aclose()
+    assert (session.report.event, session.report.reason) == (Event.SHUTDOWN, "shutdown")
+    assert own_descriptors() == before
+
+
 # --- backends ----------------------------------------------------------------------
 
 
-@both_ways
-async def test_an_absent_backend_is_answered_503_through_our_own_socket(tmp_path, how):
-    async with open_session(make_context(tmp_path / "none", tls=False), how=how) as session:
+async def test_an_absent_backend_is_answered_503_through_our_own_socket(tmp_path):
+    async with open_session(make_context(tmp_path / "none", tls=False)) as session:
         await session.client.send_all(REQUEST)
         assert await read_all(session.client) == build_error_response(503)
         await session.client.aclose()
@@ -388,14 +398,13 @@ async def test_an_absent_backend_is_answered_503_through_our_own_socket(tmp_path
     assert (report.status, report.backend) == (503, "app")
 
 
-@both_ways
 async def test_a_backend_that_never_reads_costs_503_and_gets_a_dead_socket(
-    tmp_path, how, autojump_clock
+    tmp_path, autojump_clock
 ):
     """I1: who answers after the deadline makes the descriptor in flight useless."""
     with open_backend(tmp_path) as backend:
         context = plain(backend, limits=Limits(handoff_timeout=5))
-        async with open_session(context, how=how) as session:
+        async with open_session(context) as session:
             began = trio.current_time()
             await session.client.send_all(REQUEST)
             assert await read_all(session.client) == build_error_response(503)
@@ -409,12 +418,9 @@ async def test_a_backend_that_never_reads_costs_503_and_gets_a_dead_socket(
             sock.send(b"too late")
 
 
-@both_ways
-async def test_i6_a_session_cancelled_while_its_handoff_is_in_flight_gives_the_client_up(
-    tmp_path, how
-):
+async def test_i6_a_session_cancelled_while_its_handoff_is_in_flight_gives_the_client_up(tmp_path):
     with open_backend(tmp_path) as backend:
-        async with open_session(plain(backend), how=how) as session:
+        async with open_session(plain(backend)) as session:
             await session.client.send_all(REQUEST)
             unix = await backend.accept()
             await trio.testing.wait_all_tasks_blocked()
@@ -427,10 +433,9 @@ async def test_i6_a_session_cancelled_while_its_handoff_is_in_flight_gives_the_c
 
 
 @pytest.mark.parametrize("tls", [True, False])
-@both_ways
-async def test_i6_a_session_cancelled_before_its_head_closes_and_reports(tls, how):
+async def test_i6_a_session_cancelled_before_its_head_closes_and_reports(tls):
     before = own_descriptors()
-    async with open_session(make_context(tls=tls), how=how) as session:
+    async with open_session(make_context(tls=tls)) as session:
         await trio.testing.wait_all_tasks_blocked()
         session.scope.cancel()
         assert await read_all(session.client) == b""
@@ -452,10 +457,9 @@ async def test_without_a_free_descriptor_the_client_is_answered_503(tmp_path):
             assert report.detail.endswith("got: Too many open files")
 
 
-@both_ways
-async def test_a_backend_that_dies_with_the_head_unread_is_answered_502(tmp_path, how):
+async def test_a_backend_that_dies_with_the_head_unread_is_answered_502(tmp_path):
     with open_backend(tmp_path) as backend:
-        async with open_session(plain(backend), how=how) as session:
+        async with open_session(plain(backend)) as session:
             await session.client.send_all(REQUEST)
             unix = await backend.accept()
             unix.close()
@@ -553,12 +557,11 @@ class BrokenTable:
         raise ZeroDivisionError("a bug")
 
 
-@both_ways
-async def test_a_crash_ends_one_connection_with_one_report_and_no_other(tmp_path, how):
+async def test_a_crash_ends_one_connection_with_one_report_and_no_other(tmp_path):
     context = make_context(table=BrokenTable(), listener={"ktls": KtlsPolicy.PREFER})
     with open_backend(tmp_path) as backend:
-        async with open_session(plain(backend), how=how) as other:
-            async with open_session(context, how=how) as session:
+        async with open_session(plain(backend)) as other:
+            async with open_session(context) as session:
                 await _handshake_until_closed(session)
             report = session.report
             assert (report.event, report.reason) == (Event.CRASHED, "crashed")
@@ -575,8 +578,7 @@ async def _handshake_until_closed(session):
         await tls.receive_some(1)
 
 
-async def test_a_crash_inside_a_relay_is_one_report_without_a_group(tmp_path):
-    """Nurseries wrap: the barrier must see through their groups."""
+async def test_a_crash_inside_a_relay_is_one_report(tmp_path):
     with open_backend(tmp_path) as backend:
         context = make_context(backend.address, limits=Limits(relay_idle_timeout="a bug"))
         async with open_session(context) as session:
@@ -591,7 +593,7 @@ async def test_a_crash_inside_a_relay_is_one_report_without_a_group(tmp_path):
 
 
 async def test_a_crash_in_the_moment_of_cancellation_is_reported_and_does_not_spread(tmp_path):
-    """What leaves the barrier then must be the cancellation alone."""
+    """Nothing leaves the barrier."""
     with open_backend(tmp_path) as backend:
         scopes = []
 

@@ -4,10 +4,11 @@ import contextlib
 import pathlib
 import socket
 
+import pytest
 import trio
 import trio.testing
 
-from ktlsgate.gate.fibers import sleep, wait_news, wait_readable, wait_writable
+from ktlsgate.gate.fibers import sleep, this_fiber, wait_news, wait_readable, wait_writable
 
 settled = trio.testing.wait_all_tasks_blocked
 
@@ -24,6 +25,13 @@ def open_pairs():
             return both
 
         yield make
+
+
+def assert_no_fiber():
+    """The caller runs in none."""
+    with pytest.raises(AssertionError) as caught:
+        this_fiber()
+    assert str(caught.value) == "expected to run in a fiber, and not in a Trio task"
 
 
 def watched(fibers):

@@ -4,7 +4,7 @@ import ssl
 
 import trio
 from helpers.ktls import PlainRecordLayer
-from helpers.sessions import client_context, server_context, stream, tcp_pair
+from helpers.sessions import client_context, in_fiber, server_context, stream, tcp_pair
 
 from ktlsgate.gate.client import RelayedClient
 from ktlsgate.gate.handshake import perform_handshake
@@ -70,7 +70,7 @@ async def hand_made_pair():
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(shake_hands)
-        await perform_handshake(theirs, handshake)
+        await in_fiber(perform_handshake, theirs, handshake)
     secrets = [
         TrafficSecret(secret=handshake._secrets[name], suite=SUITE)
         for name in (b"CLIENT_TRAFFIC_SECRET_0", b"SERVER_TRAFFIC_SECRET_0")

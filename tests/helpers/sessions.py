@@ -18,6 +18,7 @@ import pathlib
 import socket
 import ssl
 
+import outcome
 import trio
 import trio.testing
 from helpers.identities import Authority
@@ -160,55 +161,49 @@ class Session:
 
 @contextlib.asynccontextmanager
 async def open_fibers():
-    """Run fibers; afterwards wait for those that became tasks, and stop the others."""
+    """Run fibers; afterwards stop those that are left."""
     async with trio.open_nursery() as running:
-        async with trio.open_nursery() as tasks:
-            fibers = Fibers(tasks)
-            running.start_soon(fibers.run)
-            yield fibers
+        fibers = Fibers()
+        running.start_soon(fibers.run)
+        yield fibers
         running.cancel_scope.cancel()
 
 
-async def _run_as_task(run, scope, over=None):
-    with scope:
-        await run()
-        if over is not None:
-            await over.wait()
+async def in_fiber(function, *args, **keywords):
+    """Run a coroutine function as a fiber until it has ended: its result, or its exception."""
+    ended, outcomes = trio.Event(), []
 
+    async def job():
+        try:
+            outcomes.append(outcome.Value(await function(*args, **keywords)))
+        except Exception as exc:
+            outcomes.append(outcome.Error(exc))
+        ended.set()
 
-async def _run_as_fiber(run, scope, over=None):
-    """Run as a fiber until it has ended, or until ``over``, if others go on behind it."""
-    with scope:
-        async with open_fibers() as fibers:
-            ended = trio.Event()
-
-            async def watch():
-                await run()
-                ended.set()
-
-            fibers.start(watch())
-            await (ended if over is None else over).wait()
-
-
-RUNNERS = {"fiber": _run_as_fiber, "task": _run_as_task}
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        await ended.wait()
+    return outcomes[0].unwrap()
 
 
 @contextlib.asynccontextmanager
-async def open_session(context, number=1, *, how="fiber"):
-    """Run a session with a client; leaves when it has ended and reported.
-
-    ``how``: as what it begins, a ``fiber`` or a ``task``.
-    """
+async def open_session(context, number=1):
+    """Run a session with a client; leaves when it has ended and reported."""
     ours, theirs = tcp_pair()
     reports = []
     context = _with_report(context, reports.append)
     session = Session(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), reports)
 
     async def run():
-        await run_session(context, theirs, ("192.0.2.7", 40000), number, session.done.set)
+        """Until the end of what goes on behind it, too: a relay."""
+        with session.scope:
+            async with open_fibers() as fibers:
+                remote = ("192.0.2.7", 40000)
+                fibers.start(run_session(context, theirs, remote, number, session.done.set))
+                await session.done.wait()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(RUNNERS[how], run, session.scope, session.done)
+        nursery.start_soon(run)
         await trio.testing.wait_all_tasks_blocked()
         try:
             yield session
@@ -325,7 +320,7 @@ async def relayed_pair(*, kernel_sends=False, version=None, small=False):
     tls = trio.SSLStream(plain, client_context(version), server_hostname="localhost")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tls.do_handshake)
-        await perform_handshake(theirs, handshake)
+        await in_fiber(perform_handshake, theirs, handshake)
     return RelayedClient(theirs, handshake.into_record_layer(), kernel_sends=kernel_sends), tls
 
 
