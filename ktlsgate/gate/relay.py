@@ -67,7 +67,7 @@ def _tell_nobody(_end: RelayEnd, _error: BaseException | None) -> None:
 class Relay(Coroutine[Any, Any, None]):
     """What both kinds share: a beginning, when to look again, one end."""
 
-    __slots__ = ("_acked", "_client", "_detail", "_flow", "_idle_at", "_limit",
+    __slots__ = ("_acked", "_client", "_detail", "_flow", "_idle_at", "_is_told", "_limit",
                  "_on_end", "_patience_ends", "_reason", "_records", "_trailing",
                  "_verdict")  # fmt: skip
 
@@ -100,6 +100,7 @@ class Relay(Coroutine[Any, Any, None]):
         self._acked = 0
         self._idle_at = self._patience_ends = math.inf
         self._reason = self._detail = ""
+        self._is_told = False  # whether the backend knows how input ended, or does not care
 
     def start(self, on_end: _OnEnd) -> None:
         """Begin, from a fiber; that one may end then.
@@ -160,7 +161,7 @@ class Relay(Coroutine[Any, Any, None]):
         """Look at every end; whether the relay ends with it."""
 
     @abc.abstractmethod
-    def _is_to_linger(self) -> bool:
+    def _is_to_linger(self, flow: Flow) -> bool:
         """Whether the client must still read what was sent last."""
 
     def _begin(self) -> Flow:
@@ -203,7 +204,7 @@ class Relay(Coroutine[Any, Any, None]):
         lingers = False
         try:
             self._stop()
-            lingers = not error and self._is_to_linger()
+            lingers = not error and self._flow is not None and self._is_to_linger(self._flow)
         except Exception as exc:  # noqa: BLE001 - told to who started it
             error = error or exc
         if lingers:

@@ -24,8 +24,8 @@ _ALERT_SECONDS = 1.0
 class BothRelay(Relay):
     """The two directions of a relay and how each of them ends."""
 
-    __slots__ = ("_has_input_ended", "_has_output_ended", "_has_spoken", "_is_ending_output",
-                 "_is_listening", "_is_told", "_ours")  # fmt: skip
+    __slots__ = ("_has_output_ended", "_has_spoken", "_is_ending_output", "_is_listening",
+                 "_ours")  # fmt: skip
 
     def __init__(
         self,
@@ -42,14 +42,15 @@ class BothRelay(Relay):
             client, unix, trailing, idle_timeout=idle_timeout, has_verdicts=has_verdicts
         )
         self._ours = ours
-        self._has_spoken = self._is_told = self._is_ending_output = self._is_listening = False
-        self._has_input_ended = self._has_output_ended = False
+        self._has_spoken = self._is_listening = False
+        self._is_ending_output = self._has_output_ended = False
 
     def _make_flow(self) -> Flow:
         return Flow(self._client, self._records, self._ours, encrypts=True, reads_output=True)
 
-    def _is_to_linger(self) -> bool:
-        return self._has_output_ended and not self._has_input_ended
+    def _is_to_linger(self, flow: Flow) -> bool:
+        """Whether output ended before the client's input did: it may still be sending."""
+        return self._has_output_ended and (flow.is_refused or not self._is_told)
 
     def _stop(self) -> None:
         super()._stop()
@@ -93,7 +94,7 @@ class BothRelay(Relay):
             self._listen()
             return
         self._stop_listening()
-        self._is_told = self._has_input_ended = True
+        self._is_told = True
         self._patience_ends = math.inf
         if fault and self._is_broken(flow):
             self._patience_ends = now() + _ALERT_SECONDS * (fault.reason == "bad_record")

@@ -11,7 +11,7 @@ import socket
 
 from ..kernel.sockets import has_only_sent_end, is_hung_up
 from ..wire.handoff import RECEIVED
-from .client import RelayedClient, send_kernel_close_notify
+from .client import send_kernel_close_notify
 from .flow import Flow
 from .relay import Relay
 
@@ -24,29 +24,14 @@ class InputRelay(Relay):
     The kernel encrypts what the backend sends on the client's socket.
     """
 
-    __slots__ = ("_has_answered", "_is_told")
-
-    def __init__(
-        self,
-        client: RelayedClient,
-        unix: socket.socket,
-        trailing: bytes,
-        *,
-        idle_timeout: float,
-        has_verdicts: bool,
-    ) -> None:
-        """As the base says."""
-        super().__init__(
-            client, unix, trailing, idle_timeout=idle_timeout, has_verdicts=has_verdicts
-        )
-        self._has_answered = self._is_told = False
+    __slots__ = ()
 
     def _make_flow(self) -> Flow:
         unix = self._verdict.sock
         return Flow(self._client, self._records, unix, encrypts=False, reads_output=False)
 
-    def _is_to_linger(self) -> bool:
-        return self._has_answered
+    def _is_to_linger(self, flow: Flow) -> bool:
+        return flow.reads_output
 
     def _is_over(self, flow: Flow) -> bool:
         return self._is_backend_over(flow) or self._is_input_over(flow) or self._is_idle(flow)
@@ -57,13 +42,12 @@ class InputRelay(Relay):
         fd_pass lets a backend that cannot use the descriptor answer on the Unix
         connection: those bytes go to the client. RECEIVED must stay unread.
         """
-        if not self._has_answered:
+        if not flow.reads_output:
             said = b""
             with contextlib.suppress(OSError):
                 said = self._verdict.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
             if not said or said == RECEIVED:
                 return flow.is_hung_up
-            self._has_answered = True
             flow.read_output()
         if flow.client_fault:
             self._blame_client(flow.client_fault)
@@ -79,7 +63,7 @@ class InputRelay(Relay):
         if self._is_told or not flow.has_input_ended:
             return False
         if flow.is_refused:  # the backend closed its end: it wants no more input
-            return not self._has_answered
+            return not flow.reads_output
         if fault:
             if self._is_backend_done():
                 return True

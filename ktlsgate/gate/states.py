@@ -71,7 +71,6 @@ TRANSITIONS: dict[State, dict[Step, State]] = {
     },
     State.RELAYING: {
         Step.BOTH_SIDES_CLOSED: State.CLOSED,
-        Step.DEADLINE_PASSED: State.CLOSED,
     },
     State.HANDED_OFF: {},
     State.CLOSED: {},

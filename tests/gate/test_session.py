@@ -46,7 +46,6 @@ LEGAL = {
     (State.EXPECT_DISPOSAL, Step.REJECTED): State.CLOSED,
     (State.EXPECT_DISPOSAL, Step.DEADLINE_PASSED): State.CLOSED,
     (State.RELAYING, Step.BOTH_SIDES_CLOSED): State.CLOSED,
-    (State.RELAYING, Step.DEADLINE_PASSED): State.CLOSED,
 }
 PAIRS = [(state, step) for state in State for step in Step]
 
