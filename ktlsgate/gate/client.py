@@ -32,6 +32,7 @@ from ..wire.http_head import HeadLimits, RequestHead, scan_head
 from ..wire.messages import CLOSE_NOTIFY, AlertDescription, HandshakeType, build_alert, parse_alert
 from ..wire.record_layer import RecordLayer
 from ..wire.records import ContentType
+from .fibers import give_way
 from .patience import give_up_after
 from .stream import peek, recv, recv_exactly, send_all
 
@@ -43,6 +44,10 @@ _LINGER_BYTES = 262_144
 
 # Control records in a row that say nothing; the backend's bound is of this size, too.
 _MAX_IGNORED = 32
+
+# Receptions before others get their turn; most heads need one or two. A client that sends
+# records faster than we read them would else be alone, and out of its deadline's reach.
+_TURN = 4
 
 # What recv says of a record that the kernel refuses (observed on Linux 6.1 to 7.2).
 _BAD_RECORD = frozenset((errno.EBADMSG, errno.EMSGSIZE, errno.EINVAL, errno.EKEYEXPIRED))
@@ -159,7 +164,7 @@ class RelayedClient:
     One job uses it, in turns; for both directions at once there is `ktlsgate.gate.flow`.
     """
 
-    __slots__ = ("_kernel_sends", "records", "sock")
+    __slots__ = ("_kernel_sends", "_received", "records", "sock")
 
     def __init__(
         self, sock: socket.socket, records: RecordLayer | CountedRecordLayer, *, kernel_sends: bool
@@ -168,6 +173,7 @@ class RelayedClient:
         self.sock = sock
         self.records = records
         self._kernel_sends = kernel_sends
+        self._received = 0
 
     async def receive(self) -> bytes:
         """Receive the next plain bytes; ``b""`` is a clean end (close_notify).
@@ -177,6 +183,9 @@ class RelayedClient:
         """
         plain = b""
         while not (plain or self.records.is_closed):
+            self._received += 1
+            if self._received % _TURN == 0:
+                await give_way()
             data = await self._receive_records()
             failure = None
             try:

@@ -12,6 +12,7 @@ from helpers.hand_client import hand_made_pair
 from helpers.sessions import (
     close,
     in_fiber,
+    open_fibers,
     read_all,
     relayed_pair,
     reset,
@@ -19,8 +20,8 @@ from helpers.sessions import (
 )
 
 from ktlsgate.errors import HeadRejected
-from ktlsgate.gate.client import ClientGone, KernelClient, linger
-from ktlsgate.gate.fibers import DeadlinePassed, now, set_deadline, wait_readable
+from ktlsgate.gate.client import ClientGone, KernelClient, RelayedClient, linger
+from ktlsgate.gate.fibers import DeadlinePassed, give_way, now, set_deadline, wait_readable
 from ktlsgate.wire.http_head import HeadLimits
 
 LIMITS = HeadLimits()
@@ -313,6 +314,51 @@ async def test_an_end_before_the_head_has_its_word_where_openssl_decrypts(case):
     assert str(caught.value).startswith(detail)
     close(gate.sock)
     await trio.aclose_forcefully(tls)
+
+
+class Flood:
+    """A client that always has one more record, and what OpenSSL makes of it: nothing."""
+
+    wanted = 5
+    is_closed = False
+
+    def __init__(self):
+        self.count = 0
+
+    def recv(self, size, flags):
+        self.count += 1
+        if self.count > 100_000:
+            raise AssertionError("the others starved")
+        return bytes(size)
+
+    def receive_data(self, data):
+        return b""
+
+    def data_to_send(self):
+        return b""
+
+
+async def test_records_without_data_keep_nobody_waiting_and_move_no_deadline():
+    flood, log = Flood(), []
+    client = RelayedClient(flood, flood, kernel_sends=False)
+
+    async def read():
+        set_deadline(now() + 0.05)
+        with pytest.raises(DeadlinePassed):
+            await client.read_head(LIMITS)
+        log.append("passed")
+
+    async def other():
+        for _ in range(10):
+            await give_way()
+        log.append("other")
+
+    async with open_fibers() as fibers:
+        fibers.start(read())
+        fibers.start(other())
+        while len(log) < 2:
+            await trio.lowlevel.checkpoint()
+    assert log == ["other", "passed"]
 
 
 async def test_goodbye_is_close_notify_and_fin():
