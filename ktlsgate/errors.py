@@ -12,6 +12,7 @@
     ├── LocalProtocolError         our caller used an object in a way it forbids
     ├── KtlsUnavailable            this kernel, or this socket, has no kTLS
     │   └── CipherUnsupported      it has kTLS, but not for this cipher and version
+    ├── ResourceShortage           this machine has no room for one more of something
     ├── HandoffError               a handoff did not come about
     │   ├── BackendUnavailable     nobody took the connection (absent, full, slow)
     │   ├── BackendFailed          somebody took it and broke the protocol, or died
@@ -40,6 +41,7 @@ __all__ = [
     "KtlsgateError",
     "LocalProtocolError",
     "RemoteProtocolError",
+    "ResourceShortage",
 ]
 
 
@@ -128,6 +130,19 @@ class KtlsUnavailable(KtlsgateError):
 
 class CipherUnsupported(KtlsUnavailable):
     """The kernel has kTLS but refused this cipher in this version and direction."""
+
+
+class ResourceShortage(KtlsgateError):
+    """A limit of this machine's is reached: no peer's fault, and no bug.
+
+    Attributes:
+        reason: a class for logs and counters, one lower-case word with underscores.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        """Keep the reason class beside the text."""
+        super().__init__(message)
+        self.reason = reason
 
 
 class HandoffError(KtlsgateError):

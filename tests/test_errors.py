@@ -16,6 +16,7 @@ TREE = {
     "ConnectionCut": "RemoteProtocolError",
     "BadRecord": "RemoteProtocolError",
     "LocalProtocolError": "KtlsgateError",
+    "ResourceShortage": "KtlsgateError",
     "KtlsUnavailable": "KtlsgateError",
     "CipherUnsupported": "KtlsUnavailable",
     "HandoffError": "KtlsgateError",

@@ -25,6 +25,7 @@ PUBLIC = {
         "KtlsgateError",
         "LocalProtocolError",
         "RemoteProtocolError",
+        "ResourceShortage",
     ],
     "ktlsgate.config": [
         "Backend",

@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import contextlib
 
+from ..errors import ResourceShortage
 from ..wire.error_response import build_error_response
 from .client import KernelClient, RelayedClient
 from .patience import give_up_after
+from .report import Event
 from .states import State
 
-__all__ = ["MISDIRECTED", "NO_ROUTE", "SILENT_FAILURES", "TIMEOUTS", "answer"]
+__all__ = ["MISDIRECTED", "NO_ROUTE", "SHORTAGES", "SILENT_FAILURES", "TIMEOUTS", "answer"]
 
 # What to tell a client whose time ran out: HTTP status (0: nothing), reason, words.
 TIMEOUTS = {
     State.EXPECT_HANDSHAKE: (0, "handshake_timeout", "the handshake took too long"),
     State.EXPECT_HEAD: (408, "header_timeout", "the request head took too long"),
     State.EXPECT_DISPOSAL: (503, "handoff_timeout", "the backend did not take the connection"),
+}
+
+# What becomes of a client for whom this machine has no room: HTTP status (0: nothing), event.
+SHORTAGES = {
+    State.EXPECT_HANDSHAKE: (0, Event.HANDSHAKE_FAILED),
+    State.EXPECT_HEAD: (503, Event.REFUSED),
+    State.EXPECT_DISPOSAL: (503, Event.BACKEND_FAILED),
 }
 
 NO_ROUTE = (404, "no_route", "no route for this host and path")
@@ -50,5 +59,5 @@ async def answer(
         await client.send_all(response)
         await client.say_goodbye()
 
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ResourceShortage):
         await give_up_after(_SECONDS, say)

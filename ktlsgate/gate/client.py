@@ -25,7 +25,7 @@ import functools
 import math
 import socket
 
-from ..errors import LocalProtocolError, RemoteProtocolError
+from ..errors import LocalProtocolError, RemoteProtocolError, ResourceShortage
 from ..kernel.records import recv_record, send_record
 from ..wire.counted_records import CountedRecordLayer
 from ..wire.http_head import HeadLimits, RequestHead, scan_head
@@ -289,7 +289,7 @@ def send_kernel_close_notify(sock: socket.socket) -> None:
 
 async def linger(sock: socket.socket) -> None:
     """Half close, then read and forget for at most a second and 256 KiB."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ResourceShortage):
         sock.shutdown(socket.SHUT_WR)
         await give_up_after(_LINGER_SECONDS, functools.partial(_read_away, sock))
 

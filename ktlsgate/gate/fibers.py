@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 
 import trio
 
-from .handlers import Handlers
+from .handlers import Handlers, explain_refusal
 
 __all__ = [
     "DeadlinePassed",
@@ -208,13 +208,20 @@ class Fibers:
             fiber: who is woken, once.
             descriptor: open; watched by no other fiber.
             events: of epoll's, EPOLLET among them.
+
+        Raises:
+            ResourceShortage: the machine has no room for one more; nobody is woken.
+            AssertionError: the set refuses the descriptor: a bug of ours.
         """
         watched = fiber.watched.get(descriptor)
         if watched != events:
-            if watched is None:
-                self._epoll.register(descriptor, events)
-            else:
-                self._epoll.modify(descriptor, events)
+            try:
+                if watched is None:
+                    self._epoll.register(descriptor, events)
+                else:
+                    self._epoll.modify(descriptor, events)
+            except OSError as exc:
+                raise explain_refusal(exc) from exc
             fiber.watched[descriptor] = events
         self._waiting[descriptor] = fiber
 
@@ -321,7 +328,11 @@ def set_deadline(when: float) -> None:
 
 @types.coroutine
 def wait_readable(sock: socket.socket) -> Generator[None, None, None]:
-    """Return when there may be something to read, or an end."""
+    """Return when there may be something to read, or an end.
+
+    Raises:
+        ResourceShortage: the socket cannot be watched.
+    """
     fiber = _current or this_fiber()
     descriptor = sock.fileno()
     fiber.fibers.watch(fiber, descriptor, fiber.watched.get(descriptor, _READ))
@@ -330,7 +341,11 @@ def wait_readable(sock: socket.socket) -> Generator[None, None, None]:
 
 @types.coroutine
 def wait_writable(sock: socket.socket) -> Generator[None, None, None]:
-    """Return when there may be room to write."""
+    """Return when there may be room to write.
+
+    Raises:
+        ResourceShortage: the socket cannot be watched.
+    """
     fiber = _current or this_fiber()
     fiber.fibers.watch(fiber, sock.fileno(), _BOTH)
     yield
@@ -341,6 +356,9 @@ def wait_news(sock: socket.socket, seconds: float) -> Generator[None, None, None
     """Return when something may have changed at a socket, or after so many seconds.
 
     That the peer has read something is such news.
+
+    Raises:
+        ResourceShortage: the socket cannot be watched.
     """
     fiber = _current or this_fiber()
     fibers = fiber.fibers

@@ -107,6 +107,9 @@ class Flow:
 
         Args:
             trailing: goes to the backend first; may be empty.
+
+        Raises:
+            ResourceShortage: one of them cannot be watched; `stop` is still to be called.
         """
         self._records.shrink()  # the handshake's flights were larger than most that follows
         handlers = self._fibers.handlers

@@ -18,10 +18,32 @@ Rules:
 from __future__ import annotations
 
 import collections
+import errno
 import select
 from collections.abc import Callable
 
-__all__ = ["Handlers"]
+from ..errors import ResourceShortage
+
+__all__ = ["Handlers", "explain_refusal"]
+
+# What epoll_ctl(2) says when the machine is at its end: reason, what to do about it.
+_SHORTAGES = {
+    errno.ENOSPC: ("no_watches", "; raise fs.epoll.max_user_watches"),
+    errno.ENOMEM: ("no_memory", ""),
+}
+
+
+def explain_refusal(error: OSError) -> ResourceShortage | AssertionError:
+    """Say why an epoll set took no descriptor: no peer's fault, so nothing that a peer can raise.
+
+    Returns:
+        What to raise: a shortage of this machine's, or a bug of ours.
+    """
+    text = f"expected an epoll set to take a descriptor, got: {error.strerror}"
+    if error.errno not in _SHORTAGES:
+        return AssertionError(text)
+    reason, advice = _SHORTAGES[error.errno]
+    return ResourceShortage(reason, text + advice)
 
 
 class Handlers:
@@ -49,8 +71,15 @@ class Handlers:
             descriptor: open, and in the set for nobody else.
             events: of epoll's; that they are told as edges is added.
             handler: gets the events that are there.
+
+        Raises:
+            ResourceShortage: the machine has no room for one more; nobody is called.
+            AssertionError: the set refuses the descriptor: a bug of ours.
         """
-        self._epoll.register(descriptor, events | select.EPOLLET)
+        try:
+            self._epoll.register(descriptor, events | select.EPOLLET)
+        except OSError as exc:
+            raise explain_refusal(exc) from exc
         self.of[descriptor] = handler
 
     def change(self, descriptor: int, events: int) -> None:

@@ -26,6 +26,7 @@ from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from ..errors import ResourceShortage
 from ..kernel.sockets import bytes_acked
 from ..wire.record_layer import RecordLayer
 from .client import RelayedClient, linger
@@ -130,6 +131,8 @@ class Relay(Coroutine[Any, Any, None]):
                 if not flow.has_news():
                     set_deadline(self._look_again_at())
                     return
+        except ResourceShortage as exc:
+            self._blame(exc.reason, str(exc))
         except Exception as exc:  # noqa: BLE001 - told to who started it
             error = exc
         self._end(error)

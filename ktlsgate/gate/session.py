@@ -30,13 +30,19 @@ from collections.abc import Awaitable, Callable
 from OpenSSL import SSL
 
 from ..config import KtlsPolicy, Offload, Route
-from ..errors import HandoffError, HandshakeFailed, HeadRejected, KtlsUnavailable
+from ..errors import (
+    HandoffError,
+    HandshakeFailed,
+    HeadRejected,
+    KtlsUnavailable,
+    ResourceShortage,
+)
 from ..kernel.ktls import attach_ulp
 from ..kernel.sockets import format_address, unmap_address
 from ..wire.handoff import Handoff, Mode, TlsFacts
 from ..wire.http_head import RequestHead
 from ..wire.routes import RouteMatch
-from .answers import MISDIRECTED, NO_ROUTE, SILENT_FAILURES, TIMEOUTS, answer
+from .answers import MISDIRECTED, NO_ROUTE, SHORTAGES, SILENT_FAILURES, TIMEOUTS, answer
 from .client import ClientGone, KernelClient, linger
 from .context import SessionContext
 from .disposal import give_away
@@ -132,6 +138,8 @@ class _Session:
                 await self._exchange()
         except DeadlinePassed:
             self._time_out()
+        except ResourceShortage as exc:
+            self._run_short(exc)
         if self.relay:
             # It may last for days: keep what its end needs, and no more.
             self._client = self._tls = self._offloading = None
@@ -162,8 +170,18 @@ class _Session:
     def _time_out(self) -> None:
         status, reason, detail = TIMEOUTS[self._state]
         is_contested = self._state is State.EXPECT_DISPOSAL
-        self._advance(Step.DEADLINE_PASSED)
         self.report.end(Event.BACKEND_FAILED if is_contested else Event.TIMEOUT, reason, detail)
+        self._break_off(Step.DEADLINE_PASSED, status)
+
+    def _run_short(self, shortage: ResourceShortage) -> None:
+        status, event = SHORTAGES[self._state]
+        self.report.end(event, shortage.reason, str(shortage))
+        self._break_off(Step.RESOURCES_EXHAUSTED, status)
+
+    def _break_off(self, step: Step, status: int) -> None:
+        """Leave a step undone; a backend may be just about to take the connection."""
+        is_contested = self._state is State.EXPECT_DISPOSAL
+        self._advance(step)
         if status:
             self._ending = functools.partial(self._answer, status, is_contested=is_contested)
 

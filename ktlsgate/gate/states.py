@@ -41,6 +41,7 @@ class Step(enum.Enum):
     REJECTED = "rejected"
     BOTH_SIDES_CLOSED = "both_sides_closed"
     DEADLINE_PASSED = "deadline_passed"
+    RESOURCES_EXHAUSTED = "resources_exhausted"
 
     __hash__ = object.__hash__  # members are single; Enum's own is a Python function
 
@@ -50,6 +51,7 @@ TRANSITIONS: dict[State, dict[Step, State]] = {
         Step.ESTABLISHED: State.EXPECT_OFFLOAD,
         Step.HANDSHAKE_FAILED: State.CLOSED,
         Step.DEADLINE_PASSED: State.CLOSED,
+        Step.RESOURCES_EXHAUSTED: State.CLOSED,
     },
     State.EXPECT_OFFLOAD: {
         Step.KEYS_INSTALLED: State.EXPECT_HEAD,
@@ -61,6 +63,7 @@ TRANSITIONS: dict[State, dict[Step, State]] = {
         Step.HEAD_REJECTED: State.CLOSED,
         Step.PEER_CLOSED: State.CLOSED,
         Step.DEADLINE_PASSED: State.CLOSED,
+        Step.RESOURCES_EXHAUSTED: State.CLOSED,
     },
     State.EXPECT_DISPOSAL: {
         Step.HANDOFF_ACKNOWLEDGED: State.HANDED_OFF,
@@ -68,6 +71,7 @@ TRANSITIONS: dict[State, dict[Step, State]] = {
         Step.HANDOFF_FAILED: State.CLOSED,
         Step.REJECTED: State.CLOSED,
         Step.DEADLINE_PASSED: State.CLOSED,
+        Step.RESOURCES_EXHAUSTED: State.CLOSED,
     },
     State.RELAYING: {
         Step.BOTH_SIDES_CLOSED: State.CLOSED,

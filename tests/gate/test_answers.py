@@ -4,7 +4,7 @@ import pytest
 import trio
 from helpers.sessions import close, in_fiber, read_all, relayed_pair, stream, tcp_pair
 
-from ktlsgate.gate.answers import TIMEOUTS, answer
+from ktlsgate.gate.answers import SHORTAGES, TIMEOUTS, answer
 from ktlsgate.gate.client import KernelClient
 from ktlsgate.gate.states import TRANSITIONS, Step
 from ktlsgate.wire.error_response import build_error_response
@@ -13,6 +13,11 @@ from ktlsgate.wire.error_response import build_error_response
 def test_every_state_that_can_time_out_before_a_handoff_has_its_words():
     waiting = {state for state, steps in TRANSITIONS.items() if Step.DEADLINE_PASSED in steps}
     assert set(TIMEOUTS) == waiting
+
+
+def test_every_state_that_can_run_short_has_its_event():
+    waiting = {state for state, steps in TRANSITIONS.items() if Step.RESOURCES_EXHAUSTED in steps}
+    assert set(SHORTAGES) == waiting == set(TIMEOUTS)
 
 
 @pytest.mark.parametrize("is_head_request", [False, True])

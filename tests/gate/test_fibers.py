@@ -1,7 +1,9 @@
 """Fibers: who wakes when, and in turn with whom."""
 
 import contextlib
+import errno
 import math
+import select
 import socket
 
 import pytest
@@ -13,12 +15,15 @@ from helpers.fibers import (
     assert_no_fiber,
     drain,
     fill,
+    limit_watches,
     open_pairs,
     recv,
     settled,
+    watched,
 )
 from helpers.sessions import open_fibers
 
+from ktlsgate.errors import ResourceShortage
 from ktlsgate.gate.fibers import (
     DeadlinePassed,
     Fibers,
@@ -495,3 +500,87 @@ async def test_a_wait_outside_of_a_fiber_is_refused(pair, what):
     with pytest.raises(AssertionError) as caught:
         await WAITING[what](pair[0])
     assert str(caught.value) == "expected to run in a fiber, and not in a Trio task"
+
+
+# --- no room in the set ---------------------------------------------------------------------
+
+BEGIN = "expected an epoll set to take a descriptor, got: "
+SHORTAGES = {
+    errno.ENOSPC: (
+        "no_watches", f"{BEGIN}No space left on device; raise fs.epoll.max_user_watches",
+    ),
+    errno.ENOMEM: ("no_memory", f"{BEGIN}Cannot allocate memory"),
+}  # fmt: skip
+
+
+async def add_handler(sock):
+    this_fiber().fibers.handlers.add(sock.fileno(), select.EPOLLIN, lambda _: None)
+
+
+WATCHING = {
+    "readable": wait_readable,
+    "writable": wait_writable,
+    "news": lambda sock: wait_news(sock, 10),
+    "handler": add_handler,
+}
+
+
+async def watch_in_vain(fail, sock, kind):
+    """What is raised; nothing of the attempt is left, not even a timer."""
+    log = []
+
+    async def job():
+        with pytest.raises(kind) as caught:
+            await fail(sock)
+        log.append(caught.value)
+        await sleep(20)
+        log.append("slept")
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        await trio.sleep(30)
+        assert fibers.handlers.of == {}
+        assert watched(fibers) == []
+    error, rest = log
+    assert rest == "slept"
+    return error
+
+
+@pytest.mark.parametrize("code", SHORTAGES)
+@pytest.mark.parametrize("what", WATCHING)
+async def test_a_shortage_of_watches_is_no_fault_of_the_socket(
+    pair, what, code, monkeypatch, autojump_clock
+):
+    """An OSError would be taken for the peer's."""
+    limit_watches(monkeypatch, 0, code)
+    error = await watch_in_vain(WATCHING[what], pair[0], ResourceShortage)
+    assert (error.reason, str(error)) == SHORTAGES[code]
+    assert error.__cause__.errno == code
+
+
+@pytest.mark.parametrize("what", WATCHING)
+async def test_a_descriptor_that_no_set_takes_is_a_bug_of_ours(
+    pair, what, monkeypatch, autojump_clock
+):
+    limit_watches(monkeypatch, 0, errno.EBADF)
+    error = await watch_in_vain(WATCHING[what], pair[0], AssertionError)
+    assert str(error) == f"{BEGIN}Bad file descriptor"
+
+
+async def test_who_ran_short_may_watch_when_there_is_room(pair, monkeypatch):
+    near, far = pair
+    limit_watches(monkeypatch, 0)
+    log = []
+
+    async def job():
+        with pytest.raises(ResourceShortage):
+            await wait_readable(near)
+        fibers._epoll.room = 1
+        log.append(await recv(near))
+
+    async with open_fibers() as fibers:
+        fibers.start(job())
+        await settled()
+        far.send(b"x")
+        await settled()
+        assert log == [b"x"]

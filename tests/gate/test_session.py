@@ -1,12 +1,14 @@
 """One connection's steps: every state, every end, one report each."""
 
 import contextlib
+import errno
 import socket
 
 import pytest
 import trio
 import trio.testing
 from helpers.descriptors import no_descriptor_left
+from helpers.fibers import limit_watches
 from helpers.sessions import (
     REQUEST,
     OneByteSegments,
@@ -33,6 +35,7 @@ LEGAL = {
     (State.EXPECT_HANDSHAKE, Step.ESTABLISHED): State.EXPECT_OFFLOAD,
     (State.EXPECT_HANDSHAKE, Step.HANDSHAKE_FAILED): State.CLOSED,
     (State.EXPECT_HANDSHAKE, Step.DEADLINE_PASSED): State.CLOSED,
+    (State.EXPECT_HANDSHAKE, Step.RESOURCES_EXHAUSTED): State.CLOSED,
     (State.EXPECT_OFFLOAD, Step.KEYS_INSTALLED): State.EXPECT_HEAD,
     (State.EXPECT_OFFLOAD, Step.OFFLOAD_REFUSED): State.EXPECT_HEAD,
     (State.EXPECT_OFFLOAD, Step.OFFLOAD_DEFERRED): State.EXPECT_HEAD,
@@ -40,11 +43,13 @@ LEGAL = {
     (State.EXPECT_HEAD, Step.HEAD_REJECTED): State.CLOSED,
     (State.EXPECT_HEAD, Step.PEER_CLOSED): State.CLOSED,
     (State.EXPECT_HEAD, Step.DEADLINE_PASSED): State.CLOSED,
+    (State.EXPECT_HEAD, Step.RESOURCES_EXHAUSTED): State.CLOSED,
     (State.EXPECT_DISPOSAL, Step.HANDOFF_ACKNOWLEDGED): State.HANDED_OFF,
     (State.EXPECT_DISPOSAL, Step.RELAY_STARTED): State.RELAYING,
     (State.EXPECT_DISPOSAL, Step.HANDOFF_FAILED): State.CLOSED,
     (State.EXPECT_DISPOSAL, Step.REJECTED): State.CLOSED,
     (State.EXPECT_DISPOSAL, Step.DEADLINE_PASSED): State.CLOSED,
+    (State.EXPECT_DISPOSAL, Step.RESOURCES_EXHAUSTED): State.CLOSED,
     (State.RELAYING, Step.BOTH_SIDES_CLOSED): State.CLOSED,
 }
 PAIRS = [(state, step) for state in State for step in Step]
@@ -454,6 +459,71 @@ async def test_without_a_free_descriptor_the_client_is_answered_503(tmp_path):
             report = session.report
             assert (report.event, report.reason) == (Event.BACKEND_FAILED, "no_descriptors")
             assert report.detail.endswith("got: Too many open files")
+
+
+NO_WATCHES = (
+    "expected an epoll set to take a descriptor, got: No space left on device; "
+    "raise fs.epoll.max_user_watches"
+)
+
+
+@pytest.mark.parametrize("tls", [True, False])
+async def test_a_client_that_cannot_be_watched_is_told_if_it_can_be(tls, monkeypatch):
+    """A limit of this machine's, and not the client's fault."""
+    limit_watches(monkeypatch, 0)
+    context = make_context(tls=tls)
+    async with open_session(context) as session:
+        answer = await read_all(session.client)
+        await session.client.aclose()
+    report = session.report
+    assert answer == (b"" if tls else build_error_response(503))
+    assert report.status == (0 if tls else 503)
+    assert report.event is (Event.HANDSHAKE_FAILED if tls else Event.REFUSED)
+    assert (report.reason, report.detail) == ("no_watches", NO_WATCHES)
+    assert context.metrics.failures == {"no_watches": 1}
+
+
+async def test_a_backend_that_cannot_be_watched_costs_503_and_gets_a_dead_socket(
+    tmp_path, monkeypatch
+):
+    """I1: it may still take the descriptor out of its queue."""
+    limit_watches(monkeypatch, 1)  # the client's
+    with open_backend(tmp_path) as backend:
+        async with open_session(plain(backend)) as session:
+            await session.client.send_all(REQUEST)
+            assert await read_all(session.client) == build_error_response(503)
+            await session.client.aclose()
+        report = session.report
+        assert (report.event, report.status) == (Event.BACKEND_FAILED, 503)
+        assert (report.reason, report.detail) == ("no_watches", NO_WATCHES)
+        _, sock, _ = await backend.take()
+        with pytest.raises(BrokenPipeError):
+            sock.send(b"too late")
+
+
+@pytest.mark.parametrize("room", [2, 3])
+async def test_a_relay_that_cannot_be_watched_is_a_cut_with_its_reason(tmp_path, room, monkeypatch):
+    limit_watches(monkeypatch, room)  # the client in the handshake, the backend in the handoff
+    with open_backend(tmp_path) as backend:
+        before = own_descriptors()
+        async with open_session(make_context(backend.address)) as session:
+            tls = await session.start_tls()
+            await tls.send_all(REQUEST)
+            unix = await backend.accept()
+            await trio.testing.wait_all_tasks_blocked()
+            _, sock, _ = await backend.take(unix)
+            unix.send(RECEIVED)
+            assert await stream(sock).receive_some(1) == b""
+            assert unix.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
+            with pytest.raises(trio.BrokenResourceError):
+                await tls.receive_some(1)
+            await trio.aclose_forcefully(tls)
+        close(unix)
+        close(sock)
+        assert own_descriptors() == before
+    report = session.report
+    assert (report.event, report.status) == (Event.RELAY, 0)
+    assert (report.reason, report.detail) == ("no_watches", NO_WATCHES)
 
 
 async def test_a_backend_that_dies_with_the_head_unread_is_answered_502(tmp_path):

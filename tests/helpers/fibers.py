@@ -1,13 +1,18 @@
 """What the tests of fibers share: pairs of sockets, places to wait, and a log of times."""
 
 import contextlib
+import errno
+import os
 import pathlib
+import select
 import socket
+import types
 
 import pytest
 import trio
 import trio.testing
 
+from ktlsgate.gate import fibers as fibers_module
 from ktlsgate.gate.fibers import sleep, this_fiber, wait_news, wait_readable, wait_writable
 
 settled = trio.testing.wait_all_tasks_blocked
@@ -32,6 +37,34 @@ def assert_no_fiber():
     with pytest.raises(AssertionError) as caught:
         this_fiber()
     assert str(caught.value) == "expected to run in a fiber, and not in a Trio task"
+
+
+class FullEpoll:
+    """An epoll set that takes so many descriptors, and then none any more."""
+
+    def __init__(self, room, code):
+        self._set, self.room, self._code = select.epoll(), room, code
+
+    def register(self, descriptor, events):
+        if not self.room:
+            raise OSError(self._code, os.strerror(self._code))
+        self.room -= 1
+        self._set.register(descriptor, events)
+
+    def __getattr__(self, name):
+        return getattr(self._set, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._set.close()
+
+
+def limit_watches(monkeypatch, room, code=errno.ENOSPC):
+    """Let every set of fibers from now on take so many descriptors."""
+    made = types.SimpleNamespace(epoll=lambda: FullEpoll(room, code))
+    monkeypatch.setattr(fibers_module, "select", made)
 
 
 def watched(fibers):
