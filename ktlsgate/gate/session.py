@@ -355,9 +355,11 @@ class _Session:
         if client is None:
             raise AssertionError("there is nobody to answer before the handshake")
         self.report.status = status
-        await answer(client, status, is_head_request=self._is_head_request, detail=detail)
-        if is_contested:
-            self._give_up()
+        try:
+            await answer(client, status, is_head_request=self._is_head_request, detail=detail)
+        finally:
+            if is_contested:
+                self._give_up()
 
     def _give_up(self) -> None:
         """Make the connection useless to a backend that takes it too late."""

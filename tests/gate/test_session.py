@@ -436,6 +436,23 @@ async def test_i6_a_session_cancelled_while_its_handoff_is_in_flight_gives_the_c
             sock.send(b"nobody is there")
 
 
+async def test_i6_a_session_cancelled_while_it_answers_for_a_backend_gives_the_client_up(
+    tmp_path, autojump_clock
+):
+    with open_backend(tmp_path) as backend:
+        async with open_session(plain(backend, limits=Limits(handoff_timeout=5))) as session:
+            await session.client.send_all(REQUEST)
+            unix = await backend.accept()
+            assert await read_all(session.client) == build_error_response(503)
+            assert not session.done.is_set()
+            session.scope.cancel()
+            await session.done.wait()
+            _, sock, _ = await backend.take(unix)
+            assert sock.recv(1) == b""
+            await session.client.aclose()
+    assert (session.report.event, session.report.reason) == (Event.SHUTDOWN, "shutdown")
+
+
 @pytest.mark.parametrize("tls", [True, False])
 async def test_i6_a_session_cancelled_before_its_head_closes_and_reports(tls):
     before = own_descriptors()
