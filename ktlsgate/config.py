@@ -182,16 +182,30 @@ class Listener:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """Where descriptors go: a Unix stream socket.
+    """Where descriptors go: one or more Unix stream sockets.
 
-    ``address`` is a path, or ``@NAME`` for an abstract socket. ``peer_uid`` is
-    the user that must be listening there (SO_PEERCRED), ``None`` for any.
+    Each of ``addresses`` is a path, or ``@NAME`` for an abstract socket; they take turns.
+    One that failed is asked after the others for ``fail_timeout``. While nobody is there
+    at any of them a request waits for at most ``absence_timeout``, ``None`` for not at
+    all. ``peer_uid`` is the user that must be listening there (SO_PEERCRED), ``None`` for
+    any.
+    ``kept_connections`` is how many idle connections to it are kept for further
+    handoffs, 0 for one connection a handoff: the backend has to read on and to say
+    ``RECEIVED`` each time (`ktlsgate.wire.handoff`).
     """
 
     name: str
-    address: str
+    addresses: tuple[str, ...]
     dialect: Dialect = Dialect.KTLSGATE
     peer_uid: int | None = None
+    kept_connections: int = 0  # every reader of one handoff a connection is served
+    fail_timeout: float = 10.0  # nginx's
+    absence_timeout: float | None = None  # 503 at once, as peers do
+
+    @property
+    def address(self) -> str:
+        """The only one, or the first."""
+        return self.addresses[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

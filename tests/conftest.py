@@ -28,7 +28,7 @@ def pytest_pyfunc_call(pyfuncitem):
         return None
     names = pyfuncitem._fixtureinfo.argnames
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
-    clock = arguments.get("autojump_clock")
+    clock = pyfuncitem.funcargs.get("autojump_clock")
 
     async def run():
         with trio.fail_after(_JUMPED if clock else _PATIENCE):

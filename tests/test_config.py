@@ -27,7 +27,7 @@ from ktlsgate.config import (
 from ktlsgate.wire.ciphers import SUITES, Version
 
 VALUES = [Backend, Certificate, Config, Limits, Listener, Logging, Route, Tls]
-APP = Backend(name="app", address="/run/app")
+APP = Backend(name="app", addresses=("/run/app",))
 
 
 def fields_of(value):
@@ -94,9 +94,12 @@ def test_listener_prefers_the_kernel_in_both_directions():
 def test_backend_speaks_our_dialect_and_may_be_any_user():
     assert fields_of(APP) == {
         "name": "app",
-        "address": "/run/app",
+        "addresses": ("/run/app",),
         "dialect": Dialect.KTLSGATE,
         "peer_uid": None,
+        "kept_connections": 0,
+        "fail_timeout": 10.0,
+        "absence_timeout": None,
     }
 
 

@@ -13,7 +13,8 @@ to read. What it takes care of:
 
 The acknowledgement (`ktlsgate.wire.handoff`): in our dialect's modes TX and RELAY
 `RECEIVED` is written and the connection stays open, for it carries the verdict;
-in PLAIN and BOTH it is closed. A sender of nginx's dialect is never written to.
+in PLAIN and BOTH it is closed, unless the sender keeps it: then `RECEIVED` is written and
+the next handoff may follow. A sender of nginx's dialect is never written to.
 """
 
 from __future__ import annotations
@@ -63,6 +64,10 @@ class Arrival:
     Args (of the constructor):
         unix: the accepted connection; ours from now on.
         deadline: when it is too late, by the caller's clock.
+
+    Attributes:
+        is_kept: whether the handoff was taken and the connection is for another one:
+            who drives this makes another `Arrival` of ``unix``, or closes it.
     """
 
     def __init__(self, unix: socket.socket, deadline: float) -> None:
@@ -71,6 +76,7 @@ class Arrival:
         self._reader = HandoffReader()
         self._fds: list[int] = []
         self._taken = 0
+        self.is_kept = False
 
     def advance(self) -> ReceivedHandoff | None:
         """Read what is there; the handoff once it is whole and acknowledged.
@@ -129,10 +135,15 @@ class Arrival:
                 if head.is_ours:
                     self.unix.send(RECEIVED, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
                 return ReceivedHandoff(head=head, descriptor=descriptor, unix=self.unix)
+            if head.is_kept:
+                # A gate that does not hear it may have asked somebody else meanwhile.
+                self.unix.send(RECEIVED, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                self.is_kept = True
         except BaseException:
             descriptor.close()
             raise
-        self.unix.close()
+        if not self.is_kept:
+            self.unix.close()
         return ReceivedHandoff(head=head, descriptor=descriptor, unix=None)
 
 

@@ -1,7 +1,8 @@
 """Takes handoffs from a Unix listener, as many at a time as there are senders.
 
-Theory of operation: one epoll descriptor holds the listening socket and every
-connection whose handoff is not whole yet. Whoever drives a `Receiver` waits until
+Theory of operation: one epoll descriptor holds the listening socket, every
+connection whose handoff is not whole yet, and those that a gate keeps for further
+handoffs. Whoever drives a `Receiver` waits until
 `fileno()` is readable or `next_deadline` has come, and calls `advance`, which
 never waits. So a slow sender holds up nobody, in the Trio flavour and in the
 blocking one alike, and neither contains a line about handoffs.
@@ -35,6 +36,7 @@ DEFAULT_DEADLINE = 5.0  # seconds; the gate's own handoff_timeout
 RefusedCallback = Callable[[HandoffError], None]
 
 _MAX_PENDING = 1024  # half-received handoffs; more wait in the kernel's queue
+_MAX_KEPT = 1024  # connections without a handoff on its way; a gate finds others closed
 _ACCEPTS_PER_TURN = 64  # so that a flood of connections cannot hold up those half received
 _PAUSE = 0.1
 _OVERLOADED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -72,6 +74,7 @@ class Receiver:
         self._on_refused = on_refused or _log_refusal
         # In the order of their deadlines, since all get the same time.
         self._arrivals: dict[int, Arrival] = {}
+        self._kept: dict[int, socket.socket] = {}
         self._ready: deque[ReceivedHandoff] = deque()
         self._paused_until = 0.0
         self._is_listening = False
@@ -112,10 +115,12 @@ class Receiver:
             self._resume(now)
             for fd, _ in self._epoll.poll(0):
                 arrival = self._arrivals.get(fd)
-                if arrival is None:
-                    self._accept(now)
-                else:
+                if arrival:
                     self._continue(fd, arrival)
+                elif fd in self._kept:
+                    self._reopen(fd, now)
+                else:
+                    self._accept(now)
         return self._ready.popleft() if self._ready else None
 
     def close(self) -> None:
@@ -123,6 +128,9 @@ class Receiver:
         for arrival in self._arrivals.values():
             arrival.discard()
         self._arrivals.clear()
+        for unix in self._kept.values():
+            unix.close()
+        self._kept.clear()
         while self._ready:
             self._ready.popleft().close()
         self._epoll.close()
@@ -189,8 +197,35 @@ class Receiver:
             self._on_refused(exc)
             return
         if received is not None:
-            self._forget(fd, arrival)
             self._ready.append(received)
+            if arrival.is_kept:
+                self._keep(fd, arrival)
+            else:
+                self._forget(fd, arrival)
+
+    def _keep(self, fd: int, arrival: Arrival) -> None:
+        """Wait for the next handoff on a connection; it has no time limit before its first byte."""
+        del self._arrivals[fd]
+        if len(self._kept) < _MAX_KEPT:
+            self._kept[fd] = arrival.unix
+        else:
+            arrival.unix.close()
+
+    def _reopen(self, fd: int, now: float) -> None:
+        """Begin with the next handoff on a kept connection, or see that it has ended."""
+        unix = self._kept.pop(fd)
+        try:
+            is_over = not unix.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self._kept[fd] = unix
+            return
+        except OSError:
+            is_over = True
+        if is_over:
+            unix.close()
+            return
+        arrival = self._arrivals[fd] = Arrival(unix, now + self._allowance)
+        self._continue(fd, arrival)
 
     def _forget(self, fd: int, arrival: Arrival) -> None:
         del self._arrivals[fd]

@@ -14,6 +14,7 @@ from ..kernel.engines import Engine
 from ..metrics import Metrics
 from ..wire.http_head import HeadLimits
 from ..wire.routes import RouteTable
+from .disposal import Disposal
 from .offload import OffloadTable
 from .report import Report
 
@@ -35,6 +36,7 @@ class SessionContext:
         limits: bounds in seconds and bytes.
         head_limits: the part of them that the head scanner takes.
         metrics: counters of the process.
+        disposal: gives requests away.
         report: where the one line of each connection goes.
     """
 
@@ -48,6 +50,7 @@ class SessionContext:
     limits: Limits
     head_limits: HeadLimits
     metrics: Metrics
+    disposal: Disposal
     report: Report
 
     @classmethod
@@ -61,6 +64,7 @@ class SessionContext:
         routes: tuple[Route, ...],
         limits: Limits,
         metrics: Metrics,
+        disposal: Disposal,
         report: Report,
     ) -> SessionContext:
         """Compute what follows from the configuration."""
@@ -78,5 +82,6 @@ class SessionContext:
                 max_bytes=limits.max_header_bytes, max_count=limits.max_header_count
             ),
             metrics=metrics,
+            disposal=disposal,
             report=report,
         )

@@ -19,7 +19,7 @@ from ..kernel.ancillary import peer_credentials, send_fds, unread_bytes
 from .fibers import give_way, sleep, stop_watching, wait_news, wait_writable
 from .stream import send_all
 
-__all__ = ["hand_off"]
+__all__ = ["hand_off", "open_connection"]
 
 _STREAM = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 
@@ -56,10 +56,8 @@ async def hand_off(
     Cancellation: the backend may still take the descriptor later. Who answers the
     client after that must shut its socket down, which all holders feel.
     """
-    sock = _open_socket()
+    sock = await open_connection(backend)
     try:
-        await _connect(sock, backend)
-        _check_peer(sock, backend)
         try:
             await _send_head(sock, head, descriptor)
             if not keeps_open:
@@ -71,6 +69,23 @@ async def hand_off(
             ) from exc
     except BaseException:
         stop_watching(sock)
+        sock.close()
+        raise
+    return sock
+
+
+async def open_connection(backend: Backend) -> socket.socket:
+    """Connect to a backend, and see that it is the right user's.
+
+    Raises:
+        BackendUnavailable: nobody is there, or does not accept (503).
+        BackendFailed: the wrong user listens (502).
+    """
+    sock = _open_socket()
+    try:
+        await _connect(sock, backend)
+        _check_peer(sock, backend)
+    except BaseException:
         sock.close()
         raise
     return sock

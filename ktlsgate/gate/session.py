@@ -45,7 +45,6 @@ from ..wire.routes import RouteMatch
 from .answers import MISDIRECTED, NO_ROUTE, SHORTAGES, SILENT_FAILURES, TIMEOUTS, answer
 from .client import ClientGone, KernelClient, linger
 from .context import SessionContext
-from .disposal import give_away
 from .engines import shake_hands
 from .fibers import DeadlinePassed, now, set_deadline, stop_watching
 from .offloading import Client, Offloading
@@ -302,7 +301,7 @@ class _Session:
         client = self._client
         if client is None:
             raise AssertionError("a head was read from somebody")
-        relay = await give_away(
+        relay = await self._context.disposal.give_away(
             self._make_handoff(head, found),
             found.route.backend,
             client,

@@ -50,8 +50,9 @@ def _route(route: config.Route) -> Iterator[tuple[str, object]]:
 
 
 def _backend(backend: config.Backend) -> Iterator[tuple[str, object]]:
-    yield "address", f"unix:{backend.address}"
-    yield from _fields(backend, leave_out=("name", "address"))
+    addresses = tuple(f"unix:{address}" for address in backend.addresses)
+    yield "address", addresses if len(addresses) > 1 else addresses[0]
+    yield from _fields(backend, leave_out=("name", "addresses"))
 
 
 def _fields(

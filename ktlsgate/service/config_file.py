@@ -118,9 +118,12 @@ def _backend(folder: str) -> Shape:
     return Shape(
         place="[backend.NAME]",
         fields={
-            "address": values.backend_address(folder),
+            "address": values.backend_addresses(folder),
             "dialect": values.enumerated(config.Dialect),
             "peer_uid": values.peer_uid,
+            "kept_connections": values.count(0),
+            "fail_timeout": values.duration,
+            "absence_timeout": values.duration,
         },
         required=("address",),
     )
@@ -300,8 +303,11 @@ def _read_backends(source: Source) -> dict[str, config.Backend]:
             what = 'a name of at most 64 letters, digits, "_", "-" and "."'
             source.complain(path, f"expected {what}, got {values.quote(name)}")
         found = source.read(path, table, _backend(source.folder))
+        if found.get("kept_connections") and found.get("dialect") is config.Dialect.NGINX:
+            text = 'expected 0 beside dialect = "nginx", which carries one handoff a connection'
+            source.complain((*path, "kept_connections"), f"{text}, got {found['kept_connections']}")
         # Known by name even if its address is wrong: one mistake, one complaint.
-        backends[name] = config.Backend(**{"address": "", **found, "name": name})
+        backends[name] = config.Backend(addresses=found.pop("address", ("",)), name=name, **found)
     return backends
 
 
@@ -328,4 +334,4 @@ def _find_backend(
     if name and name not in backends:
         text = f"expected the name of a [backend.NAME] table, got {values.quote(name)}"
         source.complain((*path, "backend"), text + values.nearest(name, backends))
-    return backends.get(name, config.Backend(name=name, address=""))
+    return backends.get(name, config.Backend(name=name, addresses=("",)))

@@ -24,7 +24,7 @@ __all__ = [
     "Reader",
     "UnexpectedError",
     "alpn",
-    "backend_address",
+    "backend_addresses",
     "boolean",
     "came",
     "count",
@@ -238,7 +238,24 @@ def log_file(folder: str) -> Reader:
     return read
 
 
-def backend_address(folder: str) -> Reader:
+def backend_addresses(folder: str) -> Reader:
+    """Make a reader for one address of a backend or a list of them, each once."""
+    read_all = listing('"unix:/PATH", "unix:@NAME"', _backend_address(folder))
+
+    def read(value: object) -> tuple[object, ...]:
+        addresses = read_all(value)
+        if not addresses:
+            raise _expected("at least one address", value)
+        for index, address in enumerate(addresses):
+            if address in addresses[:index]:
+                text = f"expected each address once, got {quote(f'unix:{address}')} again"
+                raise UnexpectedError("", ((index,), text))
+        return addresses
+
+    return read
+
+
+def _backend_address(folder: str) -> Reader:
     """Make a reader for ``unix:/PATH`` and ``unix:@NAME``; ``unix:PATH`` is below ``folder``."""
 
     def read(value: object) -> str:

@@ -24,6 +24,7 @@ from OpenSSL import SSL
 from ..config import Config, KtlsPolicy, Listener, Offload
 from ..errors import ConfigError
 from ..gate.context import SessionContext
+from ..gate.disposal import Disposal
 from ..gate.fibers import Fibers
 from ..gate.listener import Gatekeeper, serve_listener
 from ..kernel.engines import Engine
@@ -102,6 +103,8 @@ def run(config: Config, ready: _Ready | None = None) -> int:
     with ExitStack() as cleanup:
         report = cleanup.enter_context(open_logs(config.logging)).write_report
         tls = build_tls(config)
+        disposal = Disposal()
+        cleanup.callback(disposal.close)
         table = _probe(config)
         engines = _choose_engines(config, table)
         shared = functools.partial(
@@ -110,6 +113,7 @@ def run(config: Config, ready: _Ready | None = None) -> int:
             routes=config.routes,
             limits=config.limits,
             metrics=Metrics(),
+            disposal=disposal,
             report=report,
         )
         bound = _bind(config.listeners, engines, tls, shared)

@@ -3,8 +3,9 @@
 Theory of operation
 -------------------
 
-One Unix stream connection carries one handoff. The gate sends the encoded head
-(`ktlsgate.wire.handoff_scgi`) with exactly one descriptor on its first byte.
+One Unix stream connection carries one handoff, unless it is kept (below). The gate
+sends the encoded head (`ktlsgate.wire.handoff_scgi`) with exactly one descriptor on its
+first byte.
 What happens next depends on the mode:
 
 ======== ========================= ======================= ======================
@@ -26,6 +27,13 @@ or sees the backend close the connection in an orderly way, which is the same.
 A backend that closes or dies with the head unread resets the connection, and
 the descriptor in flight dies with it: the gate still owns the client and
 answers 502. So every reader acknowledges by reading; none needs to know.
+
+Kept connections. Where the operator says so, our dialect's handoffs in PLAIN and BOTH
+come one after another on one connection; each head says ``KTLSGATE_CONNECTION=kept``.
+There the receiver acknowledges by writing `RECEIVED` once for each head, nothing else
+counts, and the gate sends the next head only after it. A receiver may end a kept
+connection whenever it likes: what it did not acknowledge, or could not (EPIPE: the gate
+took it back), it did not take and must not answer; the gate hands it over on another one.
 
 The verdict. How input ended (close_notify, or a cut) is known only to the gate
 in the modes TX and RELAY. In our dialect the receiver writes `RECEIVED`, one

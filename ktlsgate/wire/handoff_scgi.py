@@ -44,12 +44,13 @@ _Words = list[bytes]  # names and values in turn, as they stand between the zero
 _Pairs = list[tuple[bytes, bytes]]
 
 
-def encode(handoff: Handoff, dialect: Dialect) -> bytes:
+def encode(handoff: Handoff, dialect: Dialect, *, is_kept: bool = False) -> bytes:
     """Build the netstring of a handoff.
 
     Args:
         handoff: what to tell.
         dialect: ours, or nginx's exact bytes.
+        is_kept: whether other handoffs may follow on the same connection; in our dialect.
     """
     words, headers = _fd_pass_block(handoff), _http_names(handoff)
     if dialect is Dialect.NGINX:
@@ -57,6 +58,8 @@ def encode(handoff: Handoff, dialect: Dialect) -> bytes:
     else:
         merged = _merge(headers)
         words += _our_block(handoff, has_content_type=b"HTTP_CONTENT_TYPE" in merged)
+        if is_kept:
+            words += (b"KTLSGATE_CONNECTION", b"kept")
         words += itertools.chain.from_iterable(merged.items())
     body = b"\0".join(words)
     return b"%d:%b\0," % (len(body) + 1, body)
@@ -181,6 +184,11 @@ class ReceivedHead:
         return self.environ.get("KTLSGATE_KEEPALIVE") == "single"
 
     @property
+    def is_kept(self) -> bool:
+        """Whether the sender waits for `RECEIVED`, and other handoffs may follow."""
+        return self.environ.get("KTLSGATE_CONNECTION") == "kept"
+
+    @property
     def remote(self) -> tuple[str, int]:
         """The client's address and port."""
         return self.environ["REMOTE_ADDR"], int(self.environ["REMOTE_PORT"])
@@ -262,11 +270,19 @@ def _check(head: ReceivedHead, *, first: str) -> None:
     version = head.environ.get("KTLSGATE", "1")
     if version != "1":
         raise HandoffMalformed(f"expected KTLSGATE 1, got {version[:32]!r}")
+    _check_mode(head)
+
+
+def _check_mode(head: ReceivedHead) -> None:
     try:
-        _ = head.mode
+        mode = head.mode
     except ValueError:
         named = head.environ["KTLSGATE_MODE"]
         raise HandoffMalformed(f"expected a known KTLSGATE_MODE, got {named[:32]!r}") from None
+    if head.is_kept and mode not in (Mode.PLAIN, Mode.BOTH):
+        raise HandoffMalformed(
+            f"expected a connection of its own, got mode {mode.value} on a kept one"
+        )
 
 
 def _read_secrets(head: ReceivedHead, tx: str | None, rx: str | None) -> TrafficSecrets | None:

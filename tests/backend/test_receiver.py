@@ -119,6 +119,106 @@ def test_relay_is_acknowledged_by_a_byte_and_the_connection_stays(lab):
         assert end_of(unix) == b""
 
 
+KEPT = our_head(KTLSGATE_CONNECTION="kept")
+
+
+def pass_on(lab, unix, head=KEPT):
+    """Send one more handoff; the client."""
+    client, server = tcp_pair()
+    assert send_fds(unix, head, [server.fileno()]) == len(head)
+    server.close()
+    return client
+
+
+def is_silent(unix):
+    return select.select([unix], [], [], 0)[0] == []
+
+
+def test_a_kept_connection_takes_one_handoff_after_another(lab):
+    with connect(lab.address) as unix:
+        for _ in range(3):
+            with pass_on(lab, unix) as client:
+                received = lab.advance()
+                assert (received.head.mode, received.unix) == (Mode.PLAIN, None)
+                assert unix.recv(10) == RECEIVED
+                assert is_silent(unix)
+                client.sendall(b"request body")
+                assert received.descriptor.recv(100) == b"request body"
+                received.close()
+    assert lab.advance() is None
+    assert not lab.refused
+
+
+def test_a_kept_connection_may_become_an_ordinary_one(lab):
+    with connect(lab.address) as unix, pass_on(lab, unix):
+        lab.advance().close()
+        assert unix.recv(10) == RECEIVED
+        with pass_on(lab, unix, our_head()):
+            received = lab.advance()
+            assert end_of(unix) == b""
+            received.close()
+
+
+def test_a_kept_connection_has_no_time_limit_before_the_next_head_begins(lab, pair):
+    with connect(lab.address) as unix, pass_on(lab, unix):
+        lab.advance().close()
+        assert lab.receiver.next_deadline is None
+        lab.now += 1000
+        assert lab.advance() is None
+        assert not lab.refused
+        send_fds(unix, KEPT[:10], [pair[1].fileno()])
+        assert lab.advance() is None
+        assert lab.receiver.next_deadline == lab.now + 5
+        lab.now += 5
+        assert lab.refusal() == "expected the whole head in time, got 10 bytes of it"
+
+
+@pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_RDWR])
+def test_a_handoff_that_its_sender_takes_back_is_not_taken(lab, how):
+    """Who does not hear that we have it may ask somebody else."""
+    with connect(lab.address) as unix, pass_on(lab, unix) as client:
+        unix.shutdown(how)
+        assert lab.refusal() == "the sender went away: Broken pipe"
+        assert unix.recv(1) == b""
+        assert client.recv(1) == b""
+
+
+def test_only_so_many_idle_connections_are_kept(lab, monkeypatch):
+    monkeypatch.setattr("ktlsgate.backend.receiver._MAX_KEPT", 1)
+    with connect(lab.address) as first, connect(lab.address) as second:
+        for unix in (first, second):
+            with pass_on(lab, unix):
+                lab.advance().close()
+                assert unix.recv(1) == RECEIVED
+        assert is_silent(first)
+        assert end_of(second) == b""
+        with pass_on(lab, first):
+            lab.advance().close()
+            assert first.recv(1) == RECEIVED
+
+
+def test_closing_ends_kept_connections(tmp_path):
+    before = open_fds()
+    lab = Lab(str(tmp_path / "s"))
+    with connect(lab.address) as unix, pass_on(lab, unix):
+        lab.advance().close()
+        assert unix.recv(1) == RECEIVED
+        lab.receiver.close()
+        assert end_of(unix) == b""
+    assert open_fds() == before
+
+
+def test_what_is_no_handoff_ends_a_kept_connection(lab):
+    with connect(lab.address) as unix, pass_on(lab, unix):
+        lab.advance().close()
+        assert unix.recv(1) == RECEIVED
+        unix.send(b"GET / HTTP/1.1\r\n")
+        assert lab.refusal() == (
+            "expected one descriptor on the first byte, got 0 with bytes 1 to 8"
+        )
+        assert end_of(unix) == "reset"
+
+
 def test_the_descriptor_is_close_on_exec(lab, pair):
     with hand_off(lab.address, our_head(), pair[1]):
         received = lab.advance()

@@ -351,7 +351,7 @@ os.setgid(65534); os.setuid(65534)
 async def main():
     a, b = socket.socketpair()
     try:
-        await hand_off(Backend(name="app", address=sys.argv[1]), b"x", a, keeps_open=False)
+        await hand_off(Backend(name="app", addresses=(sys.argv[1],)), b"x", a, keeps_open=False)
     except BackendUnavailable as exc:
         print(exc.reason, exc.status, str(exc))
 trio.run(main)

@@ -157,7 +157,7 @@ def bound_of(sni, *routes, listener=BOTH):
     context = make_context(listener={"offload": listener})
     return type(context).make(
         listener=context.listener, tls=None, table=context.table, limits=context.limits,
-        metrics=context.metrics, report=context.report,
+        metrics=context.metrics, report=context.report, disposal=context.disposal,
         routes=tuple(Route(hosts=(host,), path=path, offload=offload, backend=APP)
                      for host, path, offload in routes),
     ).routes.offload_of(sni)  # fmt: skip

@@ -27,7 +27,7 @@ from helpers.sessions import (
 from ktlsgate.config import Backend, Dialect, Offload, Route
 from ktlsgate.errors import BackendFailed
 from ktlsgate.gate.client import KernelClient
-from ktlsgate.gate.disposal import give_away
+from ktlsgate.gate.disposal import Disposal
 from ktlsgate.gate.offload import offload
 from ktlsgate.kernel.ktls import TLS_RX, TLS_TX
 from ktlsgate.kernel.probe import OffloadTable
@@ -148,7 +148,7 @@ async def giving_away(backend, made=handoff):
     async def give():
         with contextlib.suppress(BackendFailed):
             await in_fiber(
-                lambda: give_away(
+                lambda: Disposal().give_away(
                     made(), make_backend(backend.address), client, b"", idle_timeout=1
                 )
             )
@@ -227,8 +227,8 @@ async def test_another_route_of_the_listener_gets_no_secrets(tmp_path):
     """They were kept for the first route, and the request took the second."""
     require_rekey()
     with open_backend(tmp_path) as backend:
-        first = Backend(name="trusted", address="/nowhere")
-        second = Backend(name="app", address=backend.address, dialect=Dialect.KTLSGATE)
+        first = Backend(name="trusted", addresses=("/nowhere",))
+        second = Backend(name="app", addresses=(backend.address,), dialect=Dialect.KTLSGATE)
         routes = (
             Route(backend=first, path="/trusted", share_secrets=True),
             Route(backend=second),

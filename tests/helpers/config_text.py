@@ -119,6 +119,9 @@ dialect = "nginx"
 peer_uid = 33
 
 [backend."b.2"]
-address = "unix:@two"
+address = ["unix:@two", "unix:@three"]
+fail_timeout = "1m"
+absence_timeout = 2
 peer_uid = "root"
+kept_connections = 8
 """

@@ -20,7 +20,7 @@ __all__ = [
     "word",
 ]
 
-BACKENDS = A, B, C = tuple(Backend(name=name, address=f"/{name}") for name in "abc")
+BACKENDS = A, B, C = tuple(Backend(name=name, addresses=(f"/{name}",)) for name in "abc")
 
 
 def covers_host(wide, narrow):

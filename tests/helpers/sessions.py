@@ -26,6 +26,7 @@ from helpers.identities import Authority
 from ktlsgate.config import Backend, Dialect, Limits, Listener, Route, Tls
 from ktlsgate.gate.client import RelayedClient
 from ktlsgate.gate.context import SessionContext
+from ktlsgate.gate.disposal import Disposal
 from ktlsgate.gate.fibers import Fibers
 from ktlsgate.gate.handshake import perform_handshake
 from ktlsgate.gate.session import run_session
@@ -67,7 +68,7 @@ def client_context(version=None):
 
 
 def make_backend(address, **changes):
-    return Backend(name="app", address=str(address), **changes)
+    return Backend(name="app", addresses=(str(address),), **changes)
 
 
 def make_context(
@@ -91,6 +92,7 @@ def make_context(
         routes=(Route(backend=backend, **changes),),
         limits=limits or Limits(),
         metrics=Metrics(),
+        disposal=Disposal(),
         report=report or (lambda _: None),
     )
 

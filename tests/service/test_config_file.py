@@ -22,13 +22,13 @@ from ktlsgate.errors import ConfigError
 from ktlsgate.service.config_file import load_config
 from ktlsgate.service.config_flags import Flags
 
-APP = config.Backend(name="app", address="/run/app.sock")
+APP = config.Backend(name="app", addresses=("/run/app.sock",))
 
 
 def test_every_key_reaches_its_value():
     app = config.Backend(
         name="app",
-        address="/etc/ktlsgate/run/app.sock",
+        addresses=("/etc/ktlsgate/run/app.sock",),
         dialect=config.Dialect.NGINX,
         peer_uid=33,
     )
@@ -56,7 +56,14 @@ def test_every_key_reaches_its_value():
                 offload=config.Offload.NONE,
             ),
             config.Route(
-                backend=config.Backend(name="b.2", address="@two", peer_uid=0),
+                backend=config.Backend(
+                    name="b.2",
+                    addresses=("@two", "@three"),
+                    peer_uid=0,
+                    kept_connections=8,
+                    fail_timeout=60.0,
+                    absence_timeout=2.0,
+                ),
                 share_secrets=True,
             ),
         ),
@@ -242,7 +249,7 @@ def test_route_needs_a_backend():
 def test_backend_that_is_wrong_in_itself_is_still_known_to_routes():
     text = NO_BACKENDS + "backend.app.address = 5"
     assert error_of(text) == (
-        'k.toml:4: backend.app.address: expected "unix:/PATH" or "unix:@NAME", got 5'
+        'k.toml:4: backend.app.address: expected "unix:/PATH", "unix:@NAME" or a list of them, got 5'
     )
 
 

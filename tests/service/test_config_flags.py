@@ -29,7 +29,9 @@ def test_flags_alone_make_a_config(tmp_path, monkeypatch):
             config.Listener(address="[::1]:1", ktls=config.KtlsPolicy.OFF),
         ),
         routes=(
-            config.Route(backend=config.Backend(name="backend", address=f"{tmp_path}/app.sock")),
+            config.Route(
+                backend=config.Backend(name="backend", addresses=(f"{tmp_path}/app.sock",))
+            ),
         ),
         certificate=config.Certificate(file=f"{tmp_path}/c.pem", key="/k.pem"),
         logging=config.Logging(level="debug", format=config.LogFormat.TEXT, file=f"{tmp_path}/log"),

@@ -186,7 +186,7 @@ def test_each_route_costs_the_check_the_same_however_many_there_are(kind):
         listed = [
             config.Route(
                 **MANY[kind](n),
-                backend=config.Backend(name=f"b{n % 7}", address="/x"),
+                backend=config.Backend(name=f"b{n % 7}", addresses=("/x",)),
                 keepalive=config.Keepalive.OWN,
             )
             for n in range(number)

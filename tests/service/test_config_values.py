@@ -3,7 +3,7 @@
 import pwd
 
 import pytest
-from helpers.config_text import REST, backend, error_of, parse
+from helpers.config_text import NO_BACKENDS, REST, backend, error_of, parse
 
 
 @pytest.mark.parametrize(
@@ -155,4 +155,40 @@ def test_dialect_is_one_of_two():
     assert error_of(f"{backend('unix:@x')}\ndialect = 'ngnix'") == (
         'k.toml:6: backend.app.dialect: expected "ktlsgate" or "nginx", got "ngnix";'
         ' did you mean "nginx"?'
+    )
+
+
+@pytest.mark.parametrize("written", ["-1", "true", '"8"'])
+def test_kept_connections_is_a_number(written):
+    assert error_of(f"{backend('unix:@x')}\nkept_connections = {written}").startswith(
+        "k.toml:6: backend.app.kept_connections: expected a number from 0"
+    )
+
+
+def test_nginxs_dialect_keeps_no_connections():
+    text = f"{backend('unix:@x')}\ndialect = 'nginx'\nkept_connections = "
+    assert parse(text + "0").routes[0].backend.kept_connections == 0
+    assert error_of(text + "8") == (
+        "k.toml:7: backend.app.kept_connections: expected 0 beside dialect = "
+        '"nginx", which carries one handoff a connection, got 8'
+    )
+
+
+def test_backend_may_have_several_addresses_each_once():
+    text = NO_BACKENDS + "[backend.app]\naddress = "
+    assert parse(text + '["unix:@a", "unix:/b"]').routes[0].backend.addresses == ("@a", "/b")
+    assert error_of(text + "[]") == (
+        "k.toml:5: backend.app.address: expected at least one address, got an empty list"
+    )
+    assert error_of(text + '["unix:@a", "unix:/b", "unix:@a"]') == (
+        'k.toml:5: backend.app.address: expected each address once, got "unix:@a" again'
+    )
+
+
+@pytest.mark.parametrize("key", ["fail_timeout", "absence_timeout"])
+def test_a_backends_times_are_durations(key):
+    text = f"{backend('unix:@x')}\n{key} = "
+    assert getattr(parse(text + '"2m"').routes[0].backend, key) == 120
+    assert error_of(text + "0").startswith(
+        f"k.toml:6: backend.app.{key}: expected a duration above 0"
     )

@@ -15,7 +15,7 @@ from ktlsgate.service.engine_choice import asks_for_keys, choose_engine
 from ktlsgate.wire.ciphers import Version
 
 NO = Outcome(ok=False, reason="the kernel said no")
-APP = config.Backend(name="app", address="/run/app.sock")
+APP = config.Backend(name="app", addresses=("/run/app.sock",))
 BOTH, TX, NONE = Offload.BOTH, Offload.TX, Offload.NONE
 
 

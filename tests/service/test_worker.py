@@ -33,7 +33,7 @@ except ConfigError as exc:
     print(exc, flush=True)
     sys.exit(9)
 """
-ROUTES = 'routes=(Route(backend=Backend(name="app", address="/nowhere")),)'
+ROUTES = 'routes=(Route(backend=Backend(name="app", addresses=("/nowhere",))),)'
 WAIT = 30
 
 
@@ -184,7 +184,7 @@ def test_a_second_signal_ends_the_drain():
 
 def test_a_connection_that_was_handed_over_survives_the_gate(tmp_path):
     path = tmp_path / "backend.sock"
-    routes = f'routes=(Route(backend=Backend(name="app", address="{path}")),)'
+    routes = f'routes=(Route(backend=Backend(name="app", addresses=("{path}",))),)'
     with socket.socket(socket.AF_UNIX) as backend, start(plain(routes=routes)) as worker:
         backend.bind(str(path))
         backend.listen()

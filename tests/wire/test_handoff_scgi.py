@@ -212,6 +212,23 @@ def test_mode_is_told_twice(mode, ktls_rx):
     assert (names[b"KTLSGATE_MODE"], names[b"KTLS_RX"]) == (mode.value.encode(), ktls_rx)
 
 
+@pytest.mark.parametrize("dialect", list(Dialect))
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_that_the_connection_is_kept_is_told_in_our_dialect(dialect, is_kept):
+    data = encode(handoff(mode=Mode.BOTH, tls=FACTS), dialect, is_kept=is_kept)
+    is_told = is_kept and dialect is Dialect.KTLSGATE
+    assert (b"\0KTLSGATE_CONNECTION\0kept\0" in data) == is_told
+    assert read(data).is_kept == is_told
+
+
+@pytest.mark.parametrize("mode", [Mode.TX, Mode.RELAY])
+def test_reader_refuses_a_kept_connection_that_carries_more_than_heads(mode):
+    data = encode(handoff(mode=mode, tls=FACTS), Dialect.KTLSGATE, is_kept=True)
+    text = f"expected a connection of its own, got mode {mode.value} on a kept one"
+    with pytest.raises(HandoffMalformed, match=f"^{text}$"):
+        read(data)
+
+
 @pytest.mark.parametrize(("is_single", "word"), [(True, b"single"), (False, b"own")])
 def test_keepalive_is_told(is_single, word):
     assert ours(is_single=is_single)[b"KTLSGATE_KEEPALIVE"] == word
