@@ -3,8 +3,9 @@
  *   backend HTTP_PATH HANDOFF_PATH SECONDS
  *
  * Plain HTTP on the Unix socket HTTP_PATH, for proxies; on HANDOFF_PATH a gate's handoffs: a netstring
- * of SCGI headers with the client's descriptor, which is served like any other connection from then
- * on, in plain bytes (the kernel's keys, if it has any, are not this program's business).
+ * of SCGI headers with the client's descriptor, one a connection or one after another if the gate
+ * says that it keeps it. The descriptor is served like any other connection from then on, in plain
+ * bytes (the kernel's keys, if it has any, are not this program's business).
  * GET /bulk/N answers N bytes, a POST's body is read and forgotten, an Upgrade is answered 101 and
  * held. Ends by itself after SECONDS, whoever forgets to stop it.
  */
@@ -256,6 +257,12 @@ static void take_over(connection *gate)
             wait_for(c, c->to_send ? EPOLLOUT : EPOLLIN);
         else
             drop(c);
+    }
+    if (size > 0 && FIND(chunk, size, "KTLSGATE_CONNECTION\0kept")) {
+        if (answer(gate, "\6", 1)) { /* RECEIVED: the next one may follow */
+            wait_for(gate, EPOLLIN);
+            return;
+        }
     }
     drop(gate);
 }

@@ -2,8 +2,9 @@
 
 The same for all: one worker, one key exchange and AES-128-GCM (the client offers nothing else),
 OpenSSL's two stateless tickets, no log line for a connection, the backend on a Unix socket. Proxies
-keep connections to the backend where they can. A server has one certificate, so that each has a
-process for each kind of key.
+keep connections to the backend where they can, and so does the gate, but for the one that is there
+to show what that is worth. A server has one certificate, so that each has a process for each kind
+of key.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 __all__ = [
     "Site",
     "gate_config",
+    "gate_each_config",
     "haproxy_config",
     "haproxy_tcp_config",
     "hitch_config",
@@ -25,6 +27,7 @@ __all__ = [
     "stunnel_config",
 ]
 
+_KEPT = 256  # idle connections to the backend
 _MANY = 20_000  # connections; what holds fewer stops at its limit of open files
 
 
@@ -62,7 +65,13 @@ class Site:
 
 
 def _gate_config(
-    site: Site, ktls: str, *, engine: str = "direct", limits: str = "", routes: str = ""
+    site: Site,
+    ktls: str,
+    *,
+    engine: str = "direct",
+    limits: str = "",
+    routes: str = "",
+    kept: int = _KEPT,
 ) -> str:
     return f"""\
 ktls = "{ktls}"
@@ -81,6 +90,7 @@ host = "localhost"
 backend = "bench"
 [backend.bench]
 address = "unix:{site.handoff}"
+kept_connections = {kept}
 """
 
 
@@ -96,6 +106,11 @@ def gate_config(site: Site, *, other_hosts: int = 0, handshake_timeout: int = 0)
     routes = "".join(f'[[route]]\nhost = "{host}"\nbackend = "bench"\n' for host in hosts)
     limits = f'handshake_timeout = "{handshake_timeout}s"\n' if handshake_timeout else ""
     return _gate_config(site, "require", limits=limits, routes=routes)
+
+
+def gate_each_config(site: Site) -> str:
+    """Hand over, with a connection to the backend for each handoff."""
+    return _gate_config(site, "require", kept=0)
 
 
 def openssl_gate_config(site: Site) -> str:
@@ -133,7 +148,7 @@ http {{
   ssl_certificate_key {site.key};
 {more}  upstream backend {{
     server unix:{site.http};
-    keepalive 256;
+    keepalive {_KEPT};
     keepalive_requests 100000000;
   }}
   map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
@@ -182,7 +197,7 @@ def haproxy_config(site: Site) -> str:
     more = f"""\
   http-reuse always
   option forwardfor
-  server backend unix@{site.http} pool-max-conn 256
+  server backend unix@{site.http} pool-max-conn {_KEPT}
 """
     return _haproxy_config(site, "http", more)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from .configs import (
     Site,
     gate_config,
+    gate_each_config,
     haproxy_config,
     haproxy_tcp_config,
     hitch_config,
@@ -196,6 +197,7 @@ PEERS = {
         _newer(_NGINX),
         _package("nginx-ktls", "nginx with kTLS", nginx_ktls_config, needs_ktls=True),
         _gate_peer("gate", "ktlsgate, handing over", gate_config),
+        _gate_peer("gate-each", "ktlsgate, a Unix connection a handoff", gate_each_config),
         _gate_peer(
             "gate-openssl",
             "ktlsgate, handing over, engine openssl",

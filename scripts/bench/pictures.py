@@ -15,7 +15,7 @@ __all__ = ["PICTURES", "TITLES", "draw_cpu", "draw_memory"]
 
 _COLOURS = (
     *("#8a8a8a", "#bdbdbd", "#5f5f5f", "#1b6ca8", "#123f63", "#3aa6a0", "#8fd0cb"),
-    *("#7fb2d6", "#c96b3c", "#e6b08f", "#a8482a", "#6a9a58", "#8e6ea8"),
+    *("#7fb2d6", "#c96b3c", "#e6b08f", "#a8482a", "#6a9a58", "#8e6ea8", "#5b8fd9"),
 )
 _COLOUR_OF = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(PEERS)}
 

@@ -57,7 +57,10 @@ def test_clear_text_is_asked_for_by_an_option(tmp_path):
 
 @pytest.mark.parametrize(
     ("is_keyless", "names"),
-    [(True, ["gate", "gate-openssl", "floor", "floor-new"]), (False, ["floor", "floor-new"])],
+    [
+        (True, ["gate", "gate-each", "gate-openssl", "floor", "floor-new"]),
+        (False, ["floor", "floor-new"]),
+    ],
 )
 def test_those_that_hand_over_leave_clear_text_where_no_kernel_has_keys(
     tmp_path, is_keyless, names

@@ -30,6 +30,9 @@ def site(tmp_path) -> Site:
     )
 
 
+GATES = ("gate", "gate-openssl", "gate-each")
+
+
 def read(site, name):
     return parse_config(PEERS[name].configure(site), name="config", folder=site.folder)
 
@@ -38,6 +41,7 @@ def read(site, name):
     ("name", "policy", "engine"),
     [
         ("gate", "REQUIRE", "DIRECT"),
+        ("gate-each", "REQUIRE", "DIRECT"),
         ("gate-openssl", "REQUIRE", "OPENSSL"),
         ("relay", "OFF", "DIRECT"),
     ],
@@ -51,6 +55,13 @@ def test_the_gate_reads_its_configuration(site, name, policy, engine):
     assert route.backend.address == str(site.handoff)
     assert route.hosts == ("localhost",)
     assert config.limits.max_connections == 20_000
+
+
+def test_the_gate_keeps_as_many_connections_to_the_backend_as_proxies_do(site):
+    kept = {name: read(site, name).routes[0].backend.kept_connections for name in GATES}
+    assert kept == {"gate": 256, "gate-openssl": 256, "gate-each": 0}
+    assert " keepalive 256;\n" in PEERS["nginx"].configure(site)
+    assert " pool-max-conn 256\n" in PEERS["haproxy"].configure(site)
 
 
 def test_a_gate_can_have_other_routes_in_front_of_the_one_that_is_taken(site):

@@ -201,7 +201,7 @@ def test_the_floor_refuses_what_it_does_not_know(programs):
 
 
 def test_the_floor_tells_the_backend_what_the_gate_tells_it(programs, site, tmp_path):
-    heads = [handed_over(name, site[0], tmp_path) for name in ("gate", "floor")]
+    heads = [handed_over(name, site[0], tmp_path) for name in ("gate-each", "floor")]
     ours, theirs = (dict(zip(parts[::2], parts[1::2], strict=True)) for parts in heads)
     assert list(theirs) == list(ours)
     differ = {name for name in ours if ours[name] != theirs[name]}
