@@ -405,24 +405,33 @@ def test_who_gives_way_for_ever_starves_nobody_and_has_its_turns(pairs, where, c
     trio.run(main, clock=clock, strict_exception_groups=True)
 
 
-async def test_a_deadline_reaches_who_gives_way_for_ever():
-    log = []
+def test_a_deadline_reaches_who_gives_way_for_ever():
+    clock, turns, passed = trio.testing.MockClock(), [], []
 
     async def job():
-        set_deadline(trio.current_time() + 0.02)
+        set_deadline(trio.current_time() + 10)
         try:
             while True:
                 await give_way()
+                turns.append(clock.current_time())
         except DeadlinePassed:
-            log.append("passed")
+            passed.append(clock.current_time())
 
-    async with open_fibers() as fibers:
-        fibers.start(job())
-        await trio.sleep(0.02)
-        await _turns_until(lambda: log)
-        for _ in range(20):  # whoever has ended is not woken once more
-            await trio.lowlevel.checkpoint()
-    assert log == ["passed"]
+    async def main():
+        async with open_fibers() as fibers:
+            fibers.start(job())
+            await _turns_until(lambda: len(turns) > 20)
+            clock.jump(9)
+            await _turns_until(lambda: len(turns) > 40)
+            assert passed == []
+            clock.jump(1)
+            await _turns_until(lambda: passed)
+            seen = len(turns)
+            for _ in range(20):  # whoever has ended is not woken once more
+                await trio.lowlevel.checkpoint()
+        assert (len(passed), len(turns)) == (1, seen)
+
+    trio.run(main, clock=clock, strict_exception_groups=True)
 
 
 @pytest.mark.parametrize("end", [True, False])
