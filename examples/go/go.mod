@@ -1,0 +1,3 @@
+module ktlsgate-example
+
+go 1.19
