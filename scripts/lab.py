@@ -50,7 +50,7 @@ TAIL = 40  # lines of a guest that was killed or broke down; a traceback's lengt
 
 # What the tests themselves read of the environment, such as a seed or a count.
 TEST_VARIABLES = ("KTLSGATE_FULL", "KTLSGATE_MATRIX", "KTLSGATE_RANDOM", "KTLSGATE_SEED")
-STAGED = ("tests", "scripts", "docs", "pyproject.toml", "README.md", "Makefile")
+STAGED = ("tests", "scripts", "docs", "examples", "pyproject.toml", "README.md", "Makefile")
 
 FACTS = """\
 import platform, OpenSSL

@@ -2,10 +2,12 @@
 //!
 //! It answers GET / with what it was told, and GET /file with FILE, by sendfile.
 
+mod client;
 mod handoff;
 mod sys;
 
-use handoff::{receive, Client};
+use client::Client;
+use handoff::receive;
 use std::fs::File;
 use std::io::{copy, sink, BufRead, BufReader, Error, ErrorKind, Read, Result};
 use std::os::unix::fs::PermissionsExt;
