@@ -35,7 +35,7 @@ def names_sent(mode, *, is_bare=False):
         is_single=False,
         secrets=None if is_bare else TrafficSecrets(tx=secret, rx=secret),
     )
-    body = encode(handoff, Dialect.KTLSGATE).partition(b":")[2]
+    body = encode(handoff, Dialect.KTLSGATE, is_kept=not is_bare).partition(b":")[2]
     return [name.decode() for name in body.split(b"\0")[:-1:2]]
 
 
