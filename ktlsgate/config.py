@@ -26,6 +26,7 @@ __all__ = [
     "Logging",
     "Offload",
     "Route",
+    "RxFallback",
     "Tls",
 ]
 
@@ -88,6 +89,20 @@ class Dialect(enum.Enum):
 
     KTLSGATE = "ktlsgate"
     NGINX = "nginx"
+
+
+class RxFallback(enum.Enum):
+    """What a backend gets where the kernel encrypts and does not decrypt (mode TX).
+
+    ``SPLIT``: the client's socket for writing, and the decrypted input on the Unix
+    connection. ``PAIR``: one end of a socketpair for both, as where the kernel holds
+    nothing: for what can read and write one socket only, and would read ciphertext.
+    ``REFUSE``: nothing; the client is answered 503.
+    """
+
+    SPLIT = "split"
+    PAIR = "pair"
+    REFUSE = "refuse"
 
 
 class Keepalive(enum.Enum):
@@ -191,7 +206,7 @@ class Backend:
     any.
     ``kept_connections`` is how many idle connections to it are kept for further
     handoffs, 0 for one connection a handoff: the backend has to read on and to say
-    ``RECEIVED`` each time (`ktlsgate.wire.handoff`).
+    ``RECEIVED`` each time (`ktlsgate.wire.handoff`). ``rx_fallback``: what it can take.
     """
 
     name: str
@@ -199,6 +214,7 @@ class Backend:
     dialect: Dialect = Dialect.KTLSGATE
     peer_uid: int | None = None
     kept_connections: int = 0  # every reader of one handoff a connection is served
+    rx_fallback: RxFallback = RxFallback.SPLIT  # fd_pass's contract
     fail_timeout: float = 10.0  # nginx's
     absence_timeout: float | None = None  # 503 at once, as peers do
 

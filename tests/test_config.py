@@ -22,6 +22,7 @@ from ktlsgate.config import (
     Logging,
     Offload,
     Route,
+    RxFallback,
     Tls,
 )
 from ktlsgate.wire.ciphers import SUITES, Version
@@ -98,6 +99,7 @@ def test_backend_speaks_our_dialect_and_may_be_any_user():
         "dialect": Dialect.KTLSGATE,
         "peer_uid": None,
         "kept_connections": 0,
+        "rx_fallback": RxFallback.SPLIT,
         "fail_timeout": 10.0,
         "absence_timeout": None,
     }

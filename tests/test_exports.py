@@ -42,6 +42,7 @@ PUBLIC = {
         "Logging",
         "Offload",
         "Route",
+        "RxFallback",
         "Tls",
     ],
     "ktlsgate.metrics": ["Metrics"],

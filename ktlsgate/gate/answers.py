@@ -14,7 +14,15 @@ from .patience import give_up_after
 from .report import Event
 from .states import State
 
-__all__ = ["MISDIRECTED", "NO_ROUTE", "SHORTAGES", "SILENT_FAILURES", "TIMEOUTS", "answer"]
+__all__ = [
+    "MISDIRECTED",
+    "NO_ROUTE",
+    "RX_REFUSED",
+    "SHORTAGES",
+    "SILENT_FAILURES",
+    "TIMEOUTS",
+    "answer",
+]
 
 # What to tell a client whose time ran out: HTTP status (0: nothing), reason, words.
 TIMEOUTS = {
@@ -32,6 +40,7 @@ SHORTAGES = {
 
 NO_ROUTE = (404, "no_route", "no route for this host and path")
 MISDIRECTED = (421, "misdirected", "the route allows less offload than the name asked for in TLS")
+RX_REFUSED = (503, "rx_refused", "the kernel does not decrypt, and the backend cannot do without")
 
 # Failed handshakes after which there is nobody to hear anything.
 SILENT_FAILURES = frozenset(("client_gone", "not_tls"))

@@ -164,7 +164,7 @@ class RelayedClient:
     One job uses it, in turns; for both directions at once there is `ktlsgate.gate.flow`.
     """
 
-    __slots__ = ("_kernel_sends", "_received", "records", "sock")
+    __slots__ = ("_received", "kernel_sends", "records", "sock")
 
     def __init__(
         self, sock: socket.socket, records: RecordLayer | CountedRecordLayer, *, kernel_sends: bool
@@ -172,7 +172,7 @@ class RelayedClient:
         """Wrap a socket and its record layer."""
         self.sock = sock
         self.records = records
-        self._kernel_sends = kernel_sends
+        self.kernel_sends = kernel_sends
         self._received = 0
 
     async def receive(self) -> bytes:
@@ -221,7 +221,7 @@ class RelayedClient:
     async def _send_own_records(self, *, patience: float) -> None:
         """Send what OpenSSL has to say itself, or drop it where the kernel sends (I4)."""
         output = self.records.data_to_send()
-        if output and not self._kernel_sends:
+        if output and not self.kernel_sends:
             with contextlib.suppress(OSError):
                 await give_up_after(patience, functools.partial(send_all, self.sock, output))
 
@@ -256,7 +256,7 @@ class RelayedClient:
         Raises:
             OSError: the client is gone.
         """
-        if not self._kernel_sends:
+        if not self.kernel_sends:
             try:
                 data = self.records.send_data(data)
             except (RemoteProtocolError, LocalProtocolError) as exc:
@@ -265,7 +265,7 @@ class RelayedClient:
 
     async def send_close_notify(self) -> None:
         """Say that nothing more will be sent; errors do not matter any more."""
-        if self._kernel_sends:
+        if self.kernel_sends:
             send_kernel_close_notify(self.sock)
             return
         with contextlib.suppress(OSError):
@@ -281,10 +281,20 @@ def _end_of_stream(*, has_begun: bool) -> str:
     return f"expected {'the rest of the head' if has_begun else 'a request'}, got end of file"
 
 
-def send_kernel_close_notify(sock: socket.socket) -> None:
-    """Say that nothing more will be sent, where the kernel encrypts; errors do not matter."""
-    with contextlib.suppress(OSError):
+def send_kernel_close_notify(sock: socket.socket) -> bool:
+    """Say that nothing more will be sent, where the kernel encrypts.
+
+    Returns:
+        Whether that is done; False when there is no room for it yet. Who is gone does
+        not miss it.
+    """
+    try:
         send_record(sock, ContentType.ALERT, CLOSE_NOTIFY, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 async def linger(sock: socket.socket) -> None:

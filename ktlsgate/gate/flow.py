@@ -20,13 +20,13 @@ import socket
 
 from ..errors import LocalProtocolError, RemoteProtocolError
 from ..wire.record_layer import RecordLayer
-from .client import ClientGone
+from .client import ClientGone, send_kernel_close_notify
 from .fibers import now, this_fiber
 
 __all__ = ["Flow"]
 
 _CHUNK = 65_536
-_BULK = 16_384  # more than that at once is no message but part of a stream
+_BULK = 16_384  # more at once is part of a stream
 _RECV = int(socket.MSG_DONTWAIT)
 _SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
@@ -55,11 +55,11 @@ class Flow:
     """
 
     __slots__ = (
-        "_backend", "_client", "_crash", "_encrypts", "_fiber", "_fibers",
-        "_has_input_turn", "_has_news", "_has_output_turn", "_held", "_is_backend_ending",
-        "_is_client_ending", "_is_stopped", "_is_swollen", "_owes", "_records", "_size_in",
-        "_size_out", "_wakes", "bytes_in", "bytes_out", "client_fault", "has_input_ended",
-        "has_output_ended", "input_fault", "is_hung_up", "is_refused", "moved",
+        "_backend", "_client", "_crash", "_encrypts", "_fiber", "_fibers", "_has_input_turn",
+        "_has_news", "_has_output_turn", "_has_said_end", "_held", "_is_backend_ending",
+        "_is_client_ending", "_is_stopped", "_is_swollen", "_owes", "_owes_end", "_records",
+        "_size_in", "_size_out", "_wakes", "bytes_in", "bytes_out", "client_fault",
+        "has_input_ended", "has_output_ended", "input_fault", "is_hung_up", "is_refused", "moved",
         "output_fault", "reads_output", "unsent",
     )  # fmt: skip
 
@@ -88,13 +88,13 @@ class Flow:
         self._has_news = self._wakes = self._is_stopped = False
         self._has_input_turn = self._has_output_turn = self._is_swollen = False
         self._is_client_ending = self._is_backend_ending = self._owes = False
+        self._has_said_end = self._owes_end = False
         self._held, self._size_in, self._size_out = b"", 0, 0
         self._crash: Exception | None = None
         self.bytes_in = self.bytes_out = 0
         self.moved = now()
         self.unsent = b""
-        self.has_input_ended = self.is_refused = False
-        self.has_output_ended = self.is_hung_up = False
+        self.has_input_ended = self.is_refused = self.has_output_ended = self.is_hung_up = False
         self.reads_output = reads_output
         self.input_fault: ClientGone | None = None
         self.output_fault: OSError | None = None
@@ -150,10 +150,22 @@ class Flow:
         self._take_output()
 
     def send_close_notify(self) -> None:
-        """End what OpenSSL sends; there is news when the client has taken it."""
-        self.unsent += self._records.send_close_notify()
-        if self.unsent:
-            self._flush()
+        """End the client's stream; there is news when the client has taken that. Once is enough."""
+        if self._has_said_end:
+            return
+        self._has_said_end = True
+        if self._encrypts:
+            self.unsent += self._records.send_close_notify()
+            if self.unsent:
+                self._flush()
+        else:
+            self._owes_end = True
+            self._send_end()
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the client has yet to take something, be it the end."""
+        return bool(self.unsent) or self._owes_end
 
     def stop(self) -> None:
         """Let nothing move any more; the sockets stay open."""
@@ -170,6 +182,8 @@ class Flow:
                 self._is_client_ending = True
             if self.unsent:
                 self._flush()
+            elif self._owes_end:
+                self._send_end()
             if not self._has_input_turn:
                 self._take_input()
         except Exception as exc:  # noqa: BLE001 - raised again in the fiber
@@ -371,6 +385,12 @@ class Flow:
         self.bytes_out += self._size_out
         self._size_out = 0
         if self.has_output_ended or self.input_fault:
+            self.poke()
+
+    def _send_end(self) -> None:
+        """Let the kernel say close_notify, behind all that it has been given."""
+        self._owes_end = not send_kernel_close_notify(self._client)
+        if not self._owes_end:
             self.poke()
 
     def _lose_client(self, error: OSError) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import socket
 
-from ..config import Offload, Route
+from ..config import Offload, Route, RxFallback
 from ..wire.counted_records import CountedRecordLayer
 from ..wire.handoff import Mode
 from ..wire.key_schedule import TrafficSecrets
@@ -124,10 +124,10 @@ class Offloading:
         """What the kernel holds, as log lines say it."""
         return _LABELS[self.offload]
 
-    @property
-    def mode(self) -> Mode:
-        """What the backend is told."""
-        return _MODES[self.offload]
+    def mode_for(self, fallback: RxFallback) -> Mode:
+        """What a backend is told that can take so much."""
+        mode = _MODES[self.offload]
+        return Mode.RELAY if mode is Mode.TX and fallback is RxFallback.PAIR else mode
 
     def release_secrets(self) -> TrafficSecrets | None:
         """Part from the traffic secrets, for one use (invariant I5)."""

@@ -68,7 +68,8 @@ def _tell_nobody(_end: RelayEnd, _error: BaseException | None) -> None:
 class Relay(Coroutine[Any, Any, None]):
     """What both kinds share: a beginning, when to look again, one end."""
 
-    __slots__ = ("_acked", "_client", "_detail", "_flow", "_idle_at", "_is_told", "_limit",
+    __slots__ = ("_acked", "_client", "_detail", "_flow", "_idle_at", "_is_told",
+                 "_kernel_sends", "_limit",
                  "_on_end", "_patience_ends", "_reason", "_records", "_trailing",
                  "_verdict")  # fmt: skip
 
@@ -93,6 +94,7 @@ class Relay(Coroutine[Any, Any, None]):
         if not isinstance(client.records, RecordLayer):
             raise AssertionError("what will be offloaded is settled before a relay begins")
         self._client, self._records = client.sock, client.records
+        self._kernel_sends = client.kernel_sends
         self._verdict = Verdict(unix, is_spoken=has_verdicts)
         self._trailing = trailing
         self._limit = idle_timeout

@@ -1,5 +1,6 @@
 """Mode RELAY: both directions through us, between the client and a socketpair.
 
+Where the kernel holds the sending key, for a backend that cannot use that, it encrypts.
 The verdicts travel on the Unix connection beside it.
 """
 
@@ -46,7 +47,8 @@ class BothRelay(Relay):
         self._is_ending_output = self._has_output_ended = False
 
     def _make_flow(self) -> Flow:
-        return Flow(self._client, self._records, self._ours, encrypts=True, reads_output=True)
+        we_encrypt = not self._kernel_sends
+        return Flow(self._client, self._records, self._ours, encrypts=we_encrypt, reads_output=True)
 
     def _is_to_linger(self, flow: Flow) -> bool:
         """Whether output ended before the client's input did: it may still be sending."""
@@ -65,7 +67,7 @@ class BothRelay(Relay):
         if flow.has_input_ended and not self._is_told:
             self._end_input(flow)
         if self._is_told and self._is_broken(flow):
-            return now() >= self._patience_ends or not flow.unsent
+            return now() >= self._patience_ends or not flow.has_unsent
         if flow.client_fault:
             self._blame_client(flow.client_fault)
             return True
@@ -114,7 +116,7 @@ class BothRelay(Relay):
                 flow.send_close_notify()
             else:
                 self._blame("backend_cut", "the backend ended without saying that it was done")
-        if not flow.unsent:
+        if not flow.has_unsent:
             with contextlib.suppress(OSError):
                 self._client.shutdown(socket.SHUT_WR)
             self._has_output_ended = True

@@ -11,7 +11,6 @@ import socket
 
 from ..kernel.sockets import has_only_sent_end, is_hung_up
 from ..wire.handoff import RECEIVED
-from .client import send_kernel_close_notify
 from .flow import Flow
 from .relay import Relay
 
@@ -53,8 +52,8 @@ class InputRelay(Relay):
             self._blame_client(flow.client_fault)
             return True
         if flow.has_output_ended:
-            send_kernel_close_notify(self._client)
-            return True
+            flow.send_close_notify()
+            return not flow.has_unsent
         return False
 
     def _is_input_over(self, flow: Flow) -> bool:

@@ -29,7 +29,7 @@ from collections.abc import Awaitable, Callable
 
 from OpenSSL import SSL
 
-from ..config import KtlsPolicy, Offload, Route
+from ..config import KtlsPolicy, Offload, Route, RxFallback
 from ..errors import (
     HandoffError,
     HandshakeFailed,
@@ -42,7 +42,15 @@ from ..kernel.sockets import format_address, unmap_address
 from ..wire.handoff import Handoff, Mode, TlsFacts
 from ..wire.http_head import RequestHead
 from ..wire.routes import RouteMatch
-from .answers import MISDIRECTED, NO_ROUTE, SHORTAGES, SILENT_FAILURES, TIMEOUTS, answer
+from .answers import (
+    MISDIRECTED,
+    NO_ROUTE,
+    RX_REFUSED,
+    SHORTAGES,
+    SILENT_FAILURES,
+    TIMEOUTS,
+    answer,
+)
 from .client import ClientGone, KernelClient, linger
 from .context import SessionContext
 from .engines import shake_hands
@@ -290,6 +298,8 @@ class _Session:
             self._report_offload(offloading)
         if not is_allowed:
             return MISDIRECTED
+        if offloading.offload is Offload.TX and route.backend.rx_fallback is RxFallback.REFUSE:
+            return RX_REFUSED
         listener = self._context.listener
         wanted = listener.offload.at_most(route.offload)
         if listener.ktls is KtlsPolicy.REQUIRE and not wanted.is_within(offloading.offload):
@@ -313,11 +323,11 @@ class _Session:
 
     def _make_handoff(self, head: RequestHead, found: RouteMatch) -> Handoff:
         """Collect what the backend is told; it takes our copy of the secrets with it."""
-        offloading = self._offloading
+        offloading, fallback = self._offloading, found.route.backend.rx_fallback
         secrets = offloading.release_secrets() if offloading else None
         return Handoff(
             head=head,
-            mode=offloading.mode if offloading else Mode.PLAIN,
+            mode=offloading.mode_for(fallback) if offloading else Mode.PLAIN,
             tls=self._tls,
             remote=self._remote,
             local=unmap_address(self._sock.getsockname()),

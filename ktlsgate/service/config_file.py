@@ -122,6 +122,7 @@ def _backend(folder: str) -> Shape:
             "dialect": values.enumerated(config.Dialect),
             "peer_uid": values.peer_uid,
             "kept_connections": values.count(0),
+            "rx_fallback": values.enumerated(config.RxFallback),
             "fail_timeout": values.duration,
             "absence_timeout": values.duration,
         },

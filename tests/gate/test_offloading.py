@@ -3,7 +3,7 @@
 import pytest
 from helpers.sessions import make_backend, make_context
 
-from ktlsgate.config import Offload, Route
+from ktlsgate.config import Offload, Route, RxFallback
 from ktlsgate.gate.client import KernelClient, RelayedClient
 from ktlsgate.gate.offload import Offloaded
 from ktlsgate.gate.offloading import Offloading
@@ -70,7 +70,11 @@ def test_keys_move_at_once_where_the_bound_is_known(sock, bound):
     offloading = begin(sock, engine, at_once=bound)
     assert engine.asked == [bound]
     assert offloading.is_settled
-    assert (type(offloading.client), offloading.label, offloading.mode) == HELD[bound]
+    assert (
+        type(offloading.client),
+        offloading.label,
+        offloading.mode_for(RxFallback.SPLIT),
+    ) == HELD[bound]
     assert offloading.reason == {BOTH: "", TX: "tx_only", NONE: "policy"}[bound]
 
 
@@ -100,7 +104,11 @@ def test_keys_move_as_far_as_listener_and_route_allow(sock, most, asked):
     assert offloading.settle(route(asked), b"")
     assert engine.asked == [most.at_most(asked)]
     assert offloading.is_settled
-    assert (type(offloading.client), offloading.label, offloading.mode) == HELD[most.at_most(asked)]
+    assert (
+        type(offloading.client),
+        offloading.label,
+        offloading.mode_for(RxFallback.SPLIT),
+    ) == HELD[most.at_most(asked)]
 
 
 def test_what_was_decrypted_behind_the_head_keeps_receiving_with_openssl(sock):
@@ -148,6 +156,15 @@ def test_forgetting_drops_whatever_openssl_still_has(sock):
     begin(sock, engine, at_once=TX).forget()
     assert engine.records.is_forgotten
     begin(sock, engine, at_once=BOTH).forget()  # nobody is left
+
+
+@pytest.mark.parametrize(
+    ("bound", "mode"), [(BOTH, Mode.BOTH), (TX, Mode.RELAY), (NONE, Mode.RELAY)]
+)
+def test_who_takes_one_socket_only_has_a_pair_where_the_kernel_only_sends(sock, bound, mode):
+    offloading = begin(sock, FakeEngine(), at_once=bound)
+    assert offloading.mode_for(RxFallback.PAIR) is mode
+    offloading.forget()
 
 
 # What a listener's sessions know before the head.

@@ -86,9 +86,11 @@ async def run_relay(make, ends):
 
 
 @contextlib.asynccontextmanager
-async def open_relay(mode, *, trailing=b"", idle_timeout=600, has_verdicts=True, small=False):
+async def open_relay(
+    mode, *, trailing=b"", idle_timeout=600, has_verdicts=True, small=False, kernel_sends=False
+):
     """Run a relay between an SSLStream and two socketpairs; waits for its end."""
-    kernel_sends = mode == "tx"
+    kernel_sends = kernel_sends or mode == "tx"
     client, tls = await relayed_pair(kernel_sends=kernel_sends, small=small)
     unix, theirs = socket.socketpair()
     sockets = [unix, theirs]
@@ -672,6 +674,68 @@ async def test_nobody_refers_to_an_ended_relay():
         assert [one for one in gc.get_objects() if isinstance(one, (Flow, BothRelay))] == []
     finally:
         gc.enable()
+
+
+# --- mode RELAY where the kernel sends: for backends that take one socket only ---------
+
+
+class FakeKernel:
+    """Says close_notify in words, when there is room."""
+
+    def __init__(self, refusals):
+        self.refusals = refusals
+
+    def send_record(self, sock, content_type, data, _flags):
+        if self.refusals:
+            self.refusals -= 1
+            raise BlockingIOError
+        sock.send(f"<{content_type} {data.hex()}>".encode())
+
+
+@pytest.fixture
+def kernel(request, monkeypatch):
+    kernel = FakeKernel(getattr(request, "param", 0))
+    monkeypatch.setattr("ktlsgate.gate.client.send_record", kernel.send_record)
+    return kernel
+
+
+async def read_some(stream, size):
+    """So many bytes, as they are."""
+    data = b""
+    while len(data) < size:
+        data += await stream.receive_some(size - len(data))
+    return data
+
+
+@pytest.mark.parametrize("kernel", [0, 1], indirect=True)
+async def test_a_pair_carries_both_directions_though_the_kernel_encrypts_one(kernel):
+    async with open_relay("both", kernel_sends=True) as ends:
+        ends.unix.send(RECEIVED)
+        await ends.raw.receive_some(65536)  # the tickets of the handshake
+        await ends.tls.send_all(b"question")
+        assert await read_exactly(ends.data, 8) == b"question"
+        await ends.data.send_all(b"answer")
+        assert await read_some(ends.raw, 6) == b"answer"  # as the kernel would encrypt it
+        await send_finished(ends)
+        await trio.testing.wait_all_tasks_blocked()
+        await say_goodbye(ends)  # which also lets the gate look at the client again
+        assert await read_all(ends.raw) == b"<21 0100>"
+        assert await read_all(ends.data) == b""
+        ends.close_backend()
+    assert (ends.end.reason, ends.end.bytes_in, ends.end.bytes_out) == ("", 8, 6)
+    assert kernel.refusals == 0
+
+
+async def test_an_end_without_close_notify_of_a_pair_is_one_for_the_client_too(kernel):
+    async with open_relay("both", kernel_sends=True) as ends:
+        ends.unix.send(RECEIVED)
+        await ends.raw.receive_some(65536)
+        await ends.data.send_all(b"half")
+        assert await read_some(ends.raw, 4) == b"half"
+        ends.close_backend()
+        assert await read_all(ends.raw) == b""
+        await ends.raw.aclose()
+    assert ends.end.reason == "backend_cut"
 
 
 # --- mode TX: the kernel sends, we relay the input ------------------------------------

@@ -120,6 +120,7 @@ peer_uid = 33
 
 [backend."b.2"]
 address = ["unix:@two", "unix:@three"]
+rx_fallback = "pair"
 fail_timeout = "1m"
 absence_timeout = 2
 peer_uid = "root"

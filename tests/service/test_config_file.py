@@ -61,6 +61,7 @@ def test_every_key_reaches_its_value():
                     addresses=("@two", "@three"),
                     peer_uid=0,
                     kept_connections=8,
+                    rx_fallback=config.RxFallback.PAIR,
                     fail_timeout=60.0,
                     absence_timeout=2.0,
                 ),
