@@ -41,7 +41,9 @@ THIRD_PARTY = {  # room -> what it may import that is not in the standard librar
 
 _DEMO = "the demo is an example of the receiving side, with an extra of its own"
 _PROBE = "imported inside functions: the probe tells what of it works, or that it is absent"
+_TYPES = "the type checker's own names for buffers; never imported when it runs"
 ALSO_THIRD_PARTY = {
+    ("backend.client_socket", "_typeshed"): _TYPES,
     ("backend.demo_app", "h11"): _DEMO,
     ("backend.demo_app", "wsproto"): _DEMO,
     ("backend.demo_http", "h11"): _DEMO,

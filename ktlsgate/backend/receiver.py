@@ -30,7 +30,7 @@ from ..kernel.ancillary import peer_credentials
 from .arrival import Arrival, ReceivedHandoff
 from .unix_listener import UnixListener
 
-__all__ = ["DEFAULT_DEADLINE", "Receiver", "RefusedCallback"]
+__all__ = ["DEFAULT_DEADLINE", "Receiver", "RefusedCallback", "log_refusal"]
 
 DEFAULT_DEADLINE = 5.0  # seconds; the gate's own handoff_timeout
 RefusedCallback = Callable[[HandoffError], None]
@@ -45,7 +45,8 @@ _OVERLOADED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM
 _log = logging.getLogger("ktlsgate.backend")
 
 
-def _log_refusal(exc: HandoffError) -> None:
+def log_refusal(exc: HandoffError) -> None:
+    """Say it to the log ``ktlsgate.backend``; what receivers do by default."""
     _log.warning("refused a handoff: %s", exc)
 
 
@@ -71,7 +72,7 @@ class Receiver:
         self.listener = listener
         self._allowed_uids = allowed_uids
         self._allowance = deadline
-        self._on_refused = on_refused or _log_refusal
+        self._on_refused = on_refused or log_refusal
         # In the order of their deadlines, since all get the same time.
         self._arrivals: dict[int, Arrival] = {}
         self._kept: dict[int, socket.socket] = {}
