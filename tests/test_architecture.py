@@ -29,7 +29,11 @@ MAY_IMPORT = {  # room -> rooms below it
 }
 
 # Imports that the table above does not allow, each with its reason.
-MAY_ALSO_IMPORT = {("service.cli", "__version__"): "``ktlsgate --version`` and the help say it"}
+_SERVE = "``ktlsgate serve`` starts a backend"
+MAY_ALSO_IMPORT = {
+    ("service.cli", "__version__"): "``ktlsgate --version`` and the help say it",
+    ("service.serve", "backend"): _SERVE,
+}
 
 THIRD_PARTY = {  # room -> what it may import that is not in the standard library
     "wire": {"cryptography", "OpenSSL"},
@@ -42,8 +46,12 @@ THIRD_PARTY = {  # room -> what it may import that is not in the standard librar
 _DEMO = "the demo is an example of the receiving side, with an extra of its own"
 _PROBE = "imported inside functions: the probe tells what of it works, or that it is absent"
 _TYPES = "the type checker's own names for buffers; never imported when it runs"
+_SERVER = "the server that is run, with an extra of its own"
 ALSO_THIRD_PARTY = {
     ("backend.client_socket", "_typeshed"): _TYPES,
+    ("backend.hypercorn_trio", "hypercorn"): _SERVER,
+    ("service.serve", "hypercorn"): _SERVER,
+    ("service.serve", "uvicorn"): _SERVER,
     ("backend.demo_app", "h11"): _DEMO,
     ("backend.demo_app", "wsproto"): _DEMO,
     ("backend.demo_http", "h11"): _DEMO,
@@ -93,6 +101,7 @@ TESTED_ELSEWHERE = {
     "service.listen_check_report": ("service/test_listen_check.py", _CHECK),
     "service.probe_advice": ("service/test_probe_report.py", _REPORT),
     "service.probe_findings": ("service/test_probe_report.py", _REPORT),
+    "service.serve_options": ("service/test_serve.py", "options and what they start"),
     "service.probe_text": ("service/test_probe_report.py", _REPORT),
 }
 

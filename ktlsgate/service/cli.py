@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import ConfigError
+from .serve_options import add_serve
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -40,6 +41,8 @@ the client's socket to your backend.
   ktlsgate run                          serve what the configuration file says
   ktlsgate run --listen :8443 --cert cert.pem --backend unix:/run/app.sock
                                         serve one backend, without a file
+  ktlsgate serve project:app --socket /run/app.sock
+                                        run an ASGI or WSGI application as a backend
 """
 _EPILOG = f"""\
 The file is that of -c, else of the variable {_FILE_VARIABLE}, else none if --listen,
@@ -87,7 +90,11 @@ def _dispatch(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
         # A unit file that forgot the verb must not look like a clean end.
         parser.print_help(sys.stderr)
         return ExitCode.USAGE
-    verbs: dict[str, Callable[[argparse.Namespace], int]] = {"run": _run, "check": _check}
+    verbs: dict[str, Callable[[argparse.Namespace], int]] = {
+        "run": _run,
+        "check": _check,
+        "serve": _serve,
+    }
     try:
         return verbs[options.verb](options)
     except ConfigError as exc:
@@ -113,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "-v", "--dump", action="store_true", help="print the configuration that is in force"
     )
+    add_serve(verbs)
     verbs.add_parser("probe", help="ask this kernel which kTLS it has", add_help=False)
     for verb in (run, check):
         _add_configuration(verb)
@@ -208,6 +216,12 @@ def _check_certificates(config: Config) -> tuple[str, ...]:
     # OpenSSL has the last word, about cipher names above all.
     build_server_context(config.tls, identity.chain, identity.key, authorities)
     return identity.warnings
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from .serve import serve
+
+    return serve(options)
 
 
 def _probe(arguments: Sequence[str]) -> int:
