@@ -52,13 +52,19 @@ PUBLIC = {
     "ktlsgate.backend.trio_connection": ["ClientConnection"],
     "ktlsgate.backend.blocking_listener": ["BlockingHandoffListener"],
     "ktlsgate.backend.blocking_connection": ["BlockingClientConnection", "wait_for"],
+    "ktlsgate.backend.handoff_socket": ["HandoffSocket"],
+    "ktlsgate.backend.aio": ["HandoffEventLoop", "create_server"],
+    "ktlsgate.backend.middleware": ["AsgiApp", "HandoffAsgi", "HandoffWsgi", "WsgiApp"],
     "ktlsgate.wire.handoff": ["FINISHED", "RECEIVED", "Address", "Handoff", "Mode", "TlsFacts"],
 }
 
 GATE_ONLY = ["OpenSSL", "cryptography"]
 BLOCKING = [
     "ktlsgate.backend.blocking_connection",
+    "ktlsgate.backend.aio",
     "ktlsgate.backend.blocking_listener",
+    "ktlsgate.backend.handoff_socket",
+    "ktlsgate.backend.middleware",
     "ktlsgate.backend.unix_listener",
     "ktlsgate.wire.handoff_scgi",
 ]

@@ -14,6 +14,7 @@ import pytest
 from helpers.after_handoff import ROWS
 from helpers.matrix_report import expected_facts
 from helpers.scripts import load_script
+from helpers.unmodified import SERVERS, table
 
 from ktlsgate import config
 from ktlsgate.gate.states import TRANSITIONS, State
@@ -130,11 +131,13 @@ def test_every_state_stands_in_the_drawing(state):
     assert state in TRANSITIONS
 
 
-def test_the_example_backend_is_python_and_imports_what_exists():
-    (text,) = blocks("python")
+@pytest.mark.parametrize("number", [0, 1], ids=["backend", "listener"])
+def test_the_examples_are_python_and_import_what_exists(number):
+    texts = blocks("python")
+    assert len(texts) == 2
     ours = [
         (node.module, alias.name)
-        for node in ast.walk(ast.parse(text))
+        for node in ast.walk(ast.parse(texts[number]))
         if isinstance(node, ast.ImportFrom) and node.module.startswith("ktlsgate")
         for alias in node.names
     ]
@@ -219,3 +222,13 @@ def test_where_a_server_stops_for_want_of_open_files_is_explained():
         re.MULTILINE,
     )
     assert f"each process\nmay have {int(files):,}." in README
+
+
+def test_the_table_of_unmodified_servers_is_the_one_that_the_tests_do():
+    assert table() in README
+
+
+def test_every_server_of_the_table_has_its_program():
+    source = (ROOT / "tests/helpers/server_programs.py").read_text()
+    for server in SERVERS:
+        assert f"def run_{server.name.replace('-', '_')}(path):" in source

@@ -10,6 +10,9 @@ r"""The receiving side: takes handoffs, gives connections. Needs no pyOpenSSL.
     ClientConnection (Trio)      BlockingClientConnection            wait for it
     HandoffListener, serve_trio  BlockingHandoffListener
 
+    HandoffSocket ──► ClientSocket       around HandedConnection, too: sockets for
+    (aio, middleware, hypercorn_trio)    servers that know nothing of handoffs
+
 A server on Trio::
 
     async def handler(connection):

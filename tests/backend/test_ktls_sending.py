@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import threading
@@ -12,7 +11,7 @@ import pytest
 from helpers.after_handoff import ALERT, BROKEN_PIPE, CLOSE_NOTIFY, DATA, RESET, rst
 from helpers.flavours import FLAVOURS, received
 from helpers.handoffs import our_head
-from helpers.ktls import TLS13, ktls_pair
+from helpers.ktls import TLS13, fill, ktls_pair, room_for
 
 from ktlsgate.config import Offload
 from ktlsgate.errors import ConnectionCut
@@ -93,25 +92,6 @@ class Reader(threading.Thread):
 
 
 CLEAN = [(ALERT, CLOSE_NOTIFY), (0, b"")]
-
-
-def fill(descriptor, step):
-    """Write until nothing more is taken, nor a moment later; how many bytes were."""
-    taken, poll = 0, select.poll()
-    poll.register(descriptor, select.POLLOUT)
-    while poll.poll(50):
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                taken += os.write(descriptor, bytes(step))
-    return taken
-
-
-def room_for(step, sndbuf):
-    """How many bytes a send buffer takes before EAGAIN, in writes of ``step`` bytes."""
-    with ktls_pair(TLS13) as (sock, _):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
-        sock.setblocking(False)
-        return fill(sock.fileno(), step)
 
 
 @pytest.mark.parametrize("mode", ["both", "tx"])

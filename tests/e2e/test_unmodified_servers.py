@@ -53,6 +53,10 @@ class Running:
         self._reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
         self._reader.start()
 
+    def join(self):
+        """Read to the end of what the server says; it has ended."""
+        self._reader.join(WAIT)
+
     def _read(self, stream):
         for line in stream:
             self._said.put(line.decode().strip())
@@ -79,6 +83,7 @@ def start_server(server, folder):
     program = pathlib.Path(server_programs.__file__)
     command = [sys.executable, str(program), server.name, str(socket_path)]
     log = (folder / "log").open("wb")
+    running = None
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, cwd=folder
     )
@@ -95,6 +100,8 @@ def start_server(server, folder):
         finally:
             process.kill()
             process.wait()
+            if running:
+                running.join()
             log.close()
             process.stdout.close()
 

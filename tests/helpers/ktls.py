@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import select
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -237,3 +238,22 @@ def ktls_pair(
                 first_secrets=TrafficSecrets(tx=tx_secret, rx=rx_secret),
             ),
         )
+
+
+def fill(descriptor, step):
+    """Write until nothing more is taken, nor a moment later; how many bytes were."""
+    taken, poll = 0, select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    while poll.poll(50):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                taken += os.write(descriptor, bytes(step))
+    return taken
+
+
+def room_for(step, sndbuf):
+    """How many bytes a send buffer takes before EAGAIN, in writes of ``step`` bytes."""
+    with ktls_pair(TLS13) as (sock, _):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
+        sock.setblocking(False)
+        return fill(sock.fileno(), step)
