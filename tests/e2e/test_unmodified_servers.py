@@ -1,7 +1,7 @@
 """Servers that know nothing of handoffs, behind a real gate: what `helpers.unmodified` says works.
 
 Each server is a process of its own (`helpers.server_programs`), and so is the gate. A server
-that is not installed is skipped, and so is mode BOTH where this kernel has no kTLS.
+that is not installed is skipped, and so are modes BOTH and TX where this kernel has no kTLS.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from helpers.unmodified import CHECKS, SERVERS
 WAIT = 60.0  # seconds; a guest of the lab is slow
 # A system call of a guest with kTLS costs two hundred times what one costs here.
 SIZE = 1_000_000 if kernel_table().ulp.ok else 10_000_000
-MODES = ["plain", "relay", "both"]
+MODES = ["plain", "relay", "both", "tx"]
 CONFIG = """
 log_format = "json"
 [[cert]]
@@ -37,6 +37,9 @@ address = "127.0.0.1:0"
 ktls = "off"
 [[listen]]
 address = "127.0.0.1:0"
+[[listen]]
+address = "127.0.0.1:0"
+offload = "tx"
 [[route]]
 backend = "app"
 [backend.app]
@@ -90,7 +93,7 @@ def start_server(server, folder):
     try:
         assert process.stdout.readline() == b"ready\n", (folder / "log").read_text()
         config = CONFIG.replace("{folder}", str(folder))
-        with start_gate(folder, config, listeners=3) as gate:
+        with start_gate(folder, config, listeners=4) as gate:
             running = Running(process, gate)
             yield running
     finally:
@@ -221,15 +224,45 @@ def check_tls(served, mode):
     assert version in ({"None"} if mode == "plain" else {"TLSv1.3", str(0x0304)})
 
 
-@pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize(
-    "mode", [pytest.param(mode, marks=[pytest.mark.ktls] * (mode == "both")) for mode in MODES]
-)
-def test_server_does_what_the_table_says(served, mode, check):
-    if mode == "both":
-        require_ktls()
+def do(served, mode, check):
     reason = served.server.cannot.get(check)
     if reason:
         pytest.skip(f"{served.server.name} has no {check}: {reason}")
     globals()[f"check_{check}"](served, mode)
     assert mode_of(served.report()) == mode
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("mode", ["plain", "relay"])
+def test_server_does_what_the_table_says(served, mode, check):
+    do(served, mode, check)
+
+
+@pytest.mark.ktls
+@pytest.mark.parametrize("check", CHECKS)
+def test_server_does_so_when_the_kernel_does_tls(served, check):
+    require_ktls()
+    do(served, "both", check)
+
+
+@pytest.mark.ktls
+@pytest.mark.parametrize("check", CHECKS)
+def test_server_on_trio_does_so_when_input_is_elsewhere(served, check):
+    require_ktls()
+    if not served.server.takes_tx:
+        pytest.skip(f"{served.server.name} takes no mode tx")
+    do(served, "tx", check)
+
+
+@pytest.mark.ktls
+def test_server_that_cannot_take_mode_tx_answers_so(served):
+    require_ktls()
+    if served.server.takes_tx:
+        pytest.skip(f"{served.server.name} takes mode tx")
+    with served.connect("tx") as client:
+        client.send(request("/"))
+        head, body = read_answer(client)
+        assert status_of(head) == 502
+        assert body == b"This server cannot take a connection in mode tx.\n"
+        assert client.read_all() == (b"", True)
+    assert mode_of(served.report()) == "tx"

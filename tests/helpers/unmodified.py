@@ -34,6 +34,7 @@ class Server:
     change: str = ""
     cannot: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)  # it works, but
+    takes_tx: bool = False  # reads by Trio's connection object, which knows every mode
 
     @property
     def missing(self) -> str:
@@ -51,11 +52,13 @@ _WSGI_NOTES = {"disconnect": _BY_WRITING}
 
 SERVERS = [
     Server(
-        "hypercorn-trio", "hypercorn, Trio", ("hypercorn", "wsproto"), "`ktlsgate serve module:app`"
+        "hypercorn-trio", "hypercorn, Trio", ("hypercorn", "wsproto"), "`ktlsgate serve module:app`",
+        takes_tx=True,
     ),
     Server(
         "hypercorn-trio-wsgi", "hypercorn, WSGI", ("hypercorn",), "`ktlsgate serve module:app`",
-        cannot=_WSGI_CANNOT | {"disconnect": "the thread ends first"}, notes={"post": "16 MiB at most"},
+        cannot=_WSGI_CANNOT | {"disconnect": "its thread is not told"}, notes={"post": "16 MiB at most"},
+        takes_tx=True,
     ),
     Server("serve-uvicorn", "uvicorn", ("uvicorn", "wsproto"), "`ktlsgate serve --server uvicorn`"),
     Server("uvicorn-h11", "uvicorn, h11", ("uvicorn", "wsproto"), _ASGI_LOOP),
