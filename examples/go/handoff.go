@@ -83,6 +83,9 @@ func readHead(r io.Reader) (map[string]string, error) {
 	if len(words)%2 == 0 || words[len(words)-1] != "," || environ["KTLSGATE"] != "1" {
 		return nil, errors.New("expected pairs of name and value, KTLSGATE 1 among them, and a comma")
 	}
+	if _, isKept := environ["KTLSGATE_CONNECTION"]; isKept { // it waits for RECEIVED
+		return nil, errors.New("expected kept_connections = 0 in the gate's configuration")
+	}
 	return environ, nil
 }
 

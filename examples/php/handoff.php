@@ -34,6 +34,9 @@ function receive(Socket $unix): array
     if (($environ['KTLSGATE'] ?? '') !== '1') {
         throw new RuntimeException('expected KTLSGATE 1');
     }
+    if (isset($environ['KTLSGATE_CONNECTION'])) { // it waits for RECEIVED
+        throw new RuntimeException('expected kept_connections = 0 in the gate');
+    }
     return [$sockets[0], $environ];
 }
 

@@ -40,7 +40,11 @@ class BlockingHandoffListener:
     ) -> None:
         self._record_limit = record_limit
         self._receiver = Receiver(
-            listener, allowed_uids=allowed_uids, deadline=deadline, on_refused=on_refused
+            listener,
+            allowed_uids=allowed_uids,
+            deadline=deadline,
+            on_refused=on_refused,
+            keeps=False,  # who serves one client at a time lets the next one wait for another
         )
         self._timeout: float | None = None
 

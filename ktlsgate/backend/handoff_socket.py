@@ -199,6 +199,7 @@ class HandoffSocket(TimedSocket):
                 allowed_uids=self._allowed_uids,
                 deadline=self._allowance,
                 on_refused=self._on_refused,
+                keeps=False,  # servers with one thread accept between requests only
             )
         return self._receiver
 

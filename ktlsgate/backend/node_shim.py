@@ -33,7 +33,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import trio
 
@@ -223,6 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's is for Node, and we end with it
+    complaints: list[str] = []
     try:
         with _open_channel(os.environ) as sock:
             listener = bind_unix_listener(
@@ -230,8 +231,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             with contextlib.closing(Receiver(listener)) as receiver:
                 trio.run(_serve, receiver, Channel(sock), strict_exception_groups=True)
-    except (ConfigError, OSError) as exc:
-        sys.exit(str(exc))
+    except* (ConfigError, OSError) as group:  # which catches it, whether Trio wraps it or not
+        complaints += map(str, _leaves(group))
+    if complaints:
+        sys.exit("\n".join(complaints))
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
+    for exc in group.exceptions:
+        if isinstance(exc, BaseExceptionGroup):
+            yield from _leaves(exc)
+        else:
+            yield exc
 
 
 def _octal(text: str) -> int:

@@ -58,6 +58,9 @@ class Receiver:
         allowed_uids: users that may hand off (SO_PEERCRED), None for all whom the
             file's permissions admit.
         deadline: seconds from accept to the last byte of a head.
+        keeps: whether a connection whose sender keeps it stays open for other handoffs. For
+            a receiver that is driven all the time: a handoff on a kept connection is for
+            this process, and waits while it does something else.
         on_refused: told of each handoff that was refused, and why; logged by default.
     """
 
@@ -68,8 +71,10 @@ class Receiver:
         allowed_uids: Collection[int] | None = None,
         deadline: float = DEFAULT_DEADLINE,
         on_refused: RefusedCallback | None = None,
+        keeps: bool = True,
     ) -> None:
         self.listener = listener
+        self._most_kept = _MAX_KEPT if keeps else 0
         self._allowed_uids = allowed_uids
         self._allowance = deadline
         self._on_refused = on_refused or log_refusal
@@ -207,7 +212,7 @@ class Receiver:
     def _keep(self, fd: int, arrival: Arrival) -> None:
         """Wait for the next handoff on a connection; it has no time limit before its first byte."""
         del self._arrivals[fd]
-        if len(self._kept) < _MAX_KEPT:
+        if len(self._kept) < self._most_kept:
             self._kept[fd] = arrival.unix
         else:
             arrival.unix.close()
@@ -217,10 +222,7 @@ class Receiver:
         unix = self._kept.pop(fd)
         try:
             is_over = not unix.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            self._kept[fd] = unix
-            return
-        except OSError:
+        except OSError:  # EAGAIN, too: no gate sends what is readable and cannot be read
             is_over = True
         if is_over:
             unix.close()

@@ -113,7 +113,7 @@ async def _pass_client(backend: Backend, head: bytes, descriptor: socket.socket)
 
 
 async def _pass_pair(backend: Backend, head: bytes) -> tuple[socket.socket, socket.socket]:
-    """The kernel holds nothing: the backend has one end of a socketpair, we the other."""
+    """The backend has one end of a socketpair, we the other."""
     try:
         ours, theirs = socket.socketpair()
     except OSError as exc:

@@ -19,7 +19,7 @@ from ..kernel.ancillary import peer_credentials, send_fds, unread_bytes
 from .fibers import give_way, sleep, stop_watching, wait_news, wait_writable
 from .stream import send_all
 
-__all__ = ["hand_off", "open_connection"]
+__all__ = ["hand_off", "open_connection", "send_first"]
 
 _STREAM = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 
@@ -129,11 +129,29 @@ def _check_peer(sock: socket.socket, backend: Backend) -> None:
         )
 
 
+def send_first(sock: socket.socket, head: bytes, descriptor: socket.socket) -> int:
+    """Send what there is room for, the descriptor on its first byte; how many bytes.
+
+    Raises:
+        BackendUnavailable: more descriptors are on their way than the system allows this
+            user (unix(7): ETOOMANYREFS); that is no fault of the backend.
+        OSError: EAGAIN, or the backend went away.
+    """
+    try:
+        return send_fds(sock, head, [descriptor.fileno()])
+    except OSError as exc:
+        if exc.errno != errno.ETOOMANYREFS:
+            raise
+        raise BackendUnavailable(
+            "no_descriptors", f"expected room for a descriptor on its way, got: {exc.strerror}"
+        ) from exc
+
+
 async def _send_head(sock: socket.socket, head: bytes, descriptor: socket.socket) -> None:
     """Send all of the head, the descriptor on its first byte; a short send is continued."""
     while True:
         try:
-            sent = send_fds(sock, head, [descriptor.fileno()])
+            sent = send_first(sock, head, descriptor)
             break
         except BlockingIOError:
             await wait_writable(sock)

@@ -10,8 +10,9 @@ Rules:
 * No `RECEIVED`, no handoff (invariant I1). A connection that ends without it took
   nothing, so the handoff goes to another one; only what ended right after it was made
   says something about the backend.
-* A handoff that is late is taken back, so that it, too, can go to another one: Linux
-  lets the backend write no `RECEIVED` any more, and one that came before is read.
+* A handoff that is late is taken back, so that it, too, may go to another one: Linux
+  lets the backend write no `RECEIVED` any more, and one that came before is read. The
+  other one is at another of the backend's addresses, if it has any.
 * They are used in turns, so that all processes of a backend get their share.
 * Nobody waits for those that are idle, but their end is seen: a handler watches each
   connection as long as it lives.
@@ -30,10 +31,9 @@ from collections.abc import Generator
 
 from ..config import Backend
 from ..errors import BackendFailed, BackendUnavailable
-from ..kernel.ancillary import send_fds
 from ..wire.handoff import RECEIVED
-from .fibers import DeadlinePassed, Fiber, this_fiber
-from .handoff import open_connection
+from .fibers import DeadlinePassed, Fiber, Stopped, this_fiber
+from .handoff import open_connection, send_first
 
 __all__ = ["KeptConnections"]
 
@@ -72,7 +72,10 @@ class KeptConnections:
             with contextlib.suppress(OSError):
                 said = await _pass_on(idle.popleft(), backend, head, descriptor)
         if not said:
-            kept = _Kept(await open_connection(backend), idle)
+            try:
+                kept = _Kept(await open_connection(backend), idle)
+            except DeadlinePassed:  # its queue is full; nothing was sent
+                raise _is_late(backend) from None
             try:
                 said = await _pass_on(kept, backend, head, descriptor)
             except OSError as exc:
@@ -97,15 +100,14 @@ async def _pass_on(kept: _Kept, backend: Backend, head: bytes, descriptor: socke
     """Use a connection once; it is idle or closed then. What the backend says."""
     try:
         said = await kept.pass_on(head, descriptor)
-    except DeadlinePassed:
+    except (DeadlinePassed, Stopped) as exc:
         said = kept.take_back()
         kept.close()
-        if not said:
-            raise BackendUnavailable(
-                "handoff_timeout",
-                f"backend {backend.name} at {backend.address} did not take the connection",
-            ) from None
-        return said
+        if said:
+            return said
+        if isinstance(exc, Stopped):
+            raise
+        raise _is_late(backend) from None
     except BaseException:
         kept.close()
         raise
@@ -116,11 +118,17 @@ async def _pass_on(kept: _Kept, backend: Backend, head: bytes, descriptor: socke
     return said
 
 
+def _is_late(backend: Backend) -> BackendUnavailable:
+    where = f"backend {backend.name} at {backend.address}"
+    return BackendUnavailable("handoff_timeout", f"{where} did not take the connection")
+
+
 class _Kept:
     """One of them; watched from its making until `close`.
 
     Attributes:
-        has_ended: whether the backend has closed it, be it behind what is still unread.
+        has_ended: whether the backend has closed it, be it behind what is still unread, or
+            said too much: it is not used again.
     """
 
     __slots__ = ("_handlers", "_waits", "has_ended", "idle", "sock")
@@ -168,9 +176,12 @@ class _Kept:
         while True:
             await self._wait_news()  # it needs some time in any case: no try before that
             try:
-                return self.sock.recv(1, socket.MSG_DONTWAIT)
+                said = self.sock.recv(2, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 continue
+            if len(said) > 1:  # the second answers nothing that was asked
+                self.has_ended = True
+            return said[:1]
 
     def take_back(self) -> bytes:
         """Let the backend say nothing any more (unix(7): EPIPE); what it said before."""
@@ -186,7 +197,7 @@ class _Kept:
             while True:
                 try:
                     if descriptor:
-                        return send_fds(self.sock, data, [descriptor.fileno()])
+                        return send_first(self.sock, data, descriptor)
                     return self.sock.send(data, _SEND)
                 except BlockingIOError:
                     watched = _BOTH

@@ -284,7 +284,9 @@ class _Session:
         except HandoffError as exc:
             self._advance(Step.HANDOFF_FAILED)
             self.report.end(Event.BACKEND_FAILED, exc.reason, str(exc))
-            self._ending = functools.partial(self._answer, exc.status)
+            # What was taken back may still be in a backend's queue, and keep the client waiting.
+            is_contested = exc.reason == "handoff_timeout"
+            self._ending = functools.partial(self._answer, exc.status, is_contested=is_contested)
 
     def _refusal(self, route: Route, trailing: bytes) -> tuple[int, str, str] | None:
         """Settle who does the crypto; what of it forbids this request."""

@@ -6,7 +6,7 @@ I1), and waits for a moment when nobody is there at all.
 
 Rules:
 
-* A turn passes whatever the outcome, so that load is spread evenly.
+* A turn passes whatever the outcome, so that load is spread evenly over those that work.
 * An address that failed is down for a while: it is asked only when the others have
   failed, too. One success makes it up again. Both are logged once.
 * What may have been taken is never offered again: `DeadlinePassed` ends it, unless who
@@ -23,8 +23,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from ..config import Backend
-from ..errors import BackendUnavailable, HandoffError
-from .fibers import now, set_deadline, sleep, this_fiber
+from ..errors import HandoffError
+from .fibers import DeadlinePassed, now, set_deadline, sleep, this_fiber
 
 __all__ = ["Turns"]
 
@@ -33,6 +33,8 @@ _Attempt = Callable[[Backend], Awaitable[_Outcome]]
 
 _FIRST_PAUSE = 0.01
 _LAST_PAUSE = 0.1
+
+_OUR_OWN = frozenset(("no_descriptors", "no_watches", "no_memory"))  # say nothing about a backend
 
 _log = logging.getLogger("ktlsgate")
 
@@ -51,18 +53,25 @@ class _Address:
     def name(self) -> str:
         return f"backend {self.backend.name} at {self.backend.address}"
 
-    def note_failure(self, error: HandoffError) -> None:
+    def note_failure(self, reason: str) -> None:
+        if reason in _OUR_OWN:
+            return
         self.down_until = now() + self.backend.fail_timeout
         if not self.is_down:
             self.is_down = True
-            _log.warning(
-                "%s: down for %g s: %s", self.name, self.backend.fail_timeout, error.reason
-            )
+            _log.warning("%s: down for %g s: %s", self.name, self.backend.fail_timeout, reason)
 
     def note_success(self) -> None:
         if self.is_down:
             self.is_down, self.down_until = False, -math.inf
             _log.info("%s: up again", self.name)
+
+
+class _NobodyThere(Exception):
+    """No address of a backend has a listener."""
+
+    def __init__(self, error: HandoffError) -> None:
+        self.error = error
 
 
 class Turns:
@@ -99,24 +108,30 @@ class Turns:
         while True:
             try:
                 return await self._try_all(backend, attempt, deadline)
-            except BackendUnavailable as exc:
-                if exc.reason != "backend_absent" or now() + pause > end:
-                    raise
+            except _NobodyThere as exc:
+                if now() + pause > end:
+                    raise exc.error from None
             await sleep(pause)
             pause = min(2 * pause, _LAST_PAUSE)
 
     async def _try_all(
         self, backend: Backend, attempt: _Attempt[_Outcome], deadline: float | None
     ) -> _Outcome:
-        order = self._order(backend)
+        order, absent = self._order(backend), 0
         for left in range(len(order), 0, -1):
             place = order[-left]
             if deadline is not None:
                 set_deadline(now() + (deadline - now()) / left)
             try:
                 outcome = await attempt(place.backend)
+            except DeadlinePassed:
+                place.note_failure("handoff_timeout")
+                raise
             except HandoffError as exc:
-                place.note_failure(exc)
+                place.note_failure(exc.reason)
+                absent += exc.reason == "backend_absent"
+                if absent == len(order):
+                    raise _NobodyThere(exc) from None
                 if left == 1:
                     raise
             else:

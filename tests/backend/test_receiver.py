@@ -183,8 +183,8 @@ def test_a_handoff_that_its_sender_takes_back_is_not_taken(lab, how):
         assert client.recv(1) == b""
 
 
-def test_only_so_many_idle_connections_are_kept(lab, monkeypatch):
-    monkeypatch.setattr("ktlsgate.backend.receiver._MAX_KEPT", 1)
+def test_only_so_many_idle_connections_are_kept(lab):
+    lab.receiver._most_kept = 1
     with connect(lab.address) as first, connect(lab.address) as second:
         for unix in (first, second):
             with pass_on(lab, unix):
@@ -195,6 +195,29 @@ def test_only_so_many_idle_connections_are_kept(lab, monkeypatch):
         with pass_on(lab, first):
             lab.advance().close()
             assert first.recv(1) == RECEIVED
+
+
+def test_who_keeps_none_acknowledges_and_closes(tmp_path):
+    """For a process that serves one client at a time: the next one is for another."""
+    lab = Lab(str(tmp_path / "s"), keeps=False)
+    with connect(lab.address) as unix, pass_on(lab, unix):
+        lab.advance().close()
+        assert unix.recv(10) == RECEIVED
+        assert end_of(unix) == b""
+    lab.receiver.close()
+
+
+def test_a_byte_out_of_band_ends_a_kept_connection(lab):
+    """It makes epoll tell of something that cannot be read, for ever."""
+    with connect(lab.address) as unix, pass_on(lab, unix):
+        lab.advance().close()
+        assert unix.recv(1) == RECEIVED
+        try:
+            unix.send(b"!", socket.MSG_OOB)
+        except OSError as exc:
+            pytest.skip(f"Unix sockets have no out-of-band data here: {exc.strerror}")
+        assert lab.advance() is None
+        assert end_of(unix) in (b"", "reset")
 
 
 def test_closing_ends_kept_connections(tmp_path):

@@ -22,20 +22,25 @@ _KILLS = 4
 
 _BACKEND = """
 import os, sys
-from ktlsgate.backend.blocking_listener import BlockingHandoffListener
+import trio
+from ktlsgate.backend.serving import HandoffListener, serve_trio
 from ktlsgate.backend.unix_listener import bind_unix_listener
 
-listener = BlockingHandoffListener(bind_unix_listener(sys.argv[1]))
-print("ready", flush=True)
-while True:
-    with listener.accept() as connection:
-        environ = connection.environ
-        os.write(1, (environ["REQUEST_URI"] + "\\n").encode())
-        kept = environ.get("KTLSGATE_CONNECTION", "no").encode()
-        try:
-            connection.sendall(b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\n\\r\\n" + kept)
-        except OSError:
-            pass
+async def serve(connection):
+    environ = connection.environ
+    os.write(1, (environ["REQUEST_URI"] + "\\n").encode())
+    kept = environ.get("KTLSGATE_CONNECTION", "no").encode()
+    try:
+        await connection.send_all(b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\n\\r\\n" + kept)
+    except trio.BrokenResourceError:
+        pass
+
+async def main():
+    listener = HandoffListener(bind_unix_listener(sys.argv[1]))
+    print("ready", flush=True)
+    await serve_trio(serve, listener)
+
+trio.run(main)
 """
 
 

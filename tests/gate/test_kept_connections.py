@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 
 import pytest
 import trio
@@ -23,7 +24,7 @@ class Handoff:
 
     def __init__(self, gate, head=HEAD, deadline=None):
         self.client, self.descriptor = tcp_pair()
-        self.error, self.is_over = None, False
+        self.error, self.is_over, self.is_done = None, False, False
         gate.fibers.start(self._run(gate, head, deadline))
 
     async def _run(self, gate, head, deadline):
@@ -31,6 +32,7 @@ class Handoff:
             set_deadline(deadline)
         try:
             await gate.kept.hand_off(gate.backend, head, self.descriptor)
+            self.is_done = True
         except (BackendFailed, BackendUnavailable) as exc:
             self.error = exc
         finally:
@@ -297,6 +299,42 @@ async def test_a_handoff_that_is_acknowledged_in_the_last_moment_is_not_taken_ba
         await trio.sleep(10)
         assert (handoff.is_over, handoff.error) == (True, None)
         assert unix.recv(1) == b""
+
+
+async def test_a_backend_that_does_not_accept_is_late(tmp_path, autojump_clock):
+    async with open_gate(tmp_path) as (gate, backend):
+        backend.listener.listen(0)
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(BlockingIOError):
+                while True:  # until its queue is full
+                    sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+                    sock.setblocking(False)
+                    sock.connect(backend.address)
+            handoff = await gate.hand_off(deadline=trio.current_time() + 5)
+            await trio.sleep(10)
+        assert (handoff.error.reason, handoff.error.status) == ("handoff_timeout", 503)
+
+
+async def test_a_second_received_does_not_count_for_the_next_handoff(tmp_path):
+    async with open_gate(tmp_path) as (gate, backend):
+        handoff = await gate.hand_off()
+        unix = await take(backend, answer=RECEIVED + RECEIVED)
+        assert (handoff.is_over, handoff.error) == (True, None)
+        assert unix.recv(1) == b""
+        handoff = await gate.hand_off()
+        await take(backend)
+        assert (handoff.is_over, handoff.error) == (True, None)
+
+
+async def test_a_gate_that_is_stopped_knows_what_was_acknowledged(tmp_path, monkeypatch):
+    monkeypatch.setattr("ktlsgate.gate.kept_connections._Kept._on_news", lambda *_: None)
+    async with open_gate(tmp_path) as (gate, backend):
+        taken = await gate.hand_off()
+        await take(backend)
+        untaken = await gate.hand_off()
+        assert not taken.is_over
+        assert not untaken.is_over
+    assert (taken.is_done, untaken.is_done) == (True, False)
 
 
 async def test_two_backends_do_not_share(tmp_path):

@@ -14,6 +14,7 @@ from helpers.sessions import (
     OneByteSegments,
     close,
     epoll_targets,
+    make_backend,
     make_context,
     open_backend,
     open_session,
@@ -402,12 +403,14 @@ async def test_an_absent_backend_is_answered_503_through_our_own_socket(tmp_path
     assert (report.status, report.backend) == (503, "app")
 
 
+@pytest.mark.parametrize("kept", [0, 4])
 async def test_a_backend_that_never_reads_costs_503_and_gets_a_dead_socket(
-    tmp_path, autojump_clock
+    tmp_path, autojump_clock, kept
 ):
     """I1: who answers after the deadline makes the descriptor in flight useless."""
     with open_backend(tmp_path) as backend:
-        context = plain(backend, limits=Limits(handoff_timeout=5))
+        made = make_backend(backend.address, kept_connections=kept)
+        context = make_context(made, tls=False, limits=Limits(handoff_timeout=5))
         async with open_session(context) as session:
             began = trio.current_time()
             await session.client.send_all(REQUEST)
@@ -416,7 +419,8 @@ async def test_a_backend_that_never_reads_costs_503_and_gets_a_dead_socket(
             await session.client.aclose()
         report = session.report
         assert (report.event, report.reason) == (Event.BACKEND_FAILED, "handoff_timeout")
-        assert (report.status, report.detail) == (503, "the backend did not take the connection")
+        who = f"backend app at {backend.address}" if kept else "the backend"
+        assert (report.status, report.detail) == (503, f"{who} did not take the connection")
         _, sock, _ = await backend.take()
         with pytest.raises(BrokenPipeError):
             sock.send(b"too late")

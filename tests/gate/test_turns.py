@@ -186,6 +186,37 @@ async def test_i1_what_may_have_been_taken_is_not_offered_again():
     await in_fiber(run)
 
 
+async def test_who_did_not_take_it_in_time_is_asked_after_the_others():
+    place = Place("ab", fail_timeout=10)
+
+    async def attempt(backend):
+        if backend.address == "a":
+            await sleep(1000)
+        return backend.address
+
+    async def run():
+        set_deadline(now() + 2)
+        with pytest.raises(DeadlinePassed):
+            await place.take(attempt=attempt)
+        assert [(await place.take(attempt=attempt))[0] for _ in range(3)] == ["b"] * 3
+
+    await in_fiber(run)
+
+
+@pytest.mark.parametrize("reason", ["no_descriptors", "no_watches", "no_memory"])
+async def test_our_own_shortage_says_nothing_about_the_backend(reason, caplog):
+    place = Place("ab")
+    place.errors["a"] = BackendUnavailable(reason, "expected more")
+
+    async def run():
+        assert await place.take() == ("b", "ab")
+        place.errors.clear()
+        assert [(await place.take())[0] for _ in range(2)] == ["b", "a"]
+
+    await in_fiber(run)
+    assert not caplog.records
+
+
 async def test_a_bug_of_ours_says_nothing_about_the_backend():
     place = Place("ab")
 
@@ -283,11 +314,12 @@ async def test_the_wait_for_a_backend_has_an_end():
     await in_fiber(run)
 
 
-async def test_nobody_waits_for_a_backend_that_is_there_and_fails():
+@pytest.mark.parametrize("errors", [(ABSENT, DIED), (DIED, ABSENT)])
+async def test_nobody_waits_for_a_backend_that_is_there_and_fails(errors):
     place = Place("ab", absence_timeout=2)
-    place.errors = {"a": ABSENT, "b": DIED}
+    place.errors = dict(zip("ab", errors, strict=True))
 
     async def run():
-        assert await place.take() == (DIED, "ab")
+        assert await place.take() == (errors[1], "ab")
 
     await in_fiber(run)

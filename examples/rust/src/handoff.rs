@@ -44,6 +44,9 @@ fn parse(body: &[u8]) -> Result<HashMap<String, String>> {
     let pairs = words.chunks_exact(2).map(|pair| (pair[0].to_string(), pair[1].to_string()));
     let environ: HashMap<_, _> = pairs.collect();
     let is_ours = environ.get("KTLSGATE").map(String::as_str) == Some("1");
+    if environ.contains_key("KTLSGATE_CONNECTION") { // it waits for RECEIVED
+        return Err(Error::new(ErrorKind::InvalidData, "expected kept_connections = 0 in the gate"));
+    }
     match words.last() {
         Some(&",") if is_ours && words.len() % 2 == 1 => Ok(environ),
         _ => Err(Error::new(ErrorKind::InvalidData, "expected pairs, KTLSGATE 1, and a comma")),
