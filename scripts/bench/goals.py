@@ -83,8 +83,9 @@ def _growth(results: Results) -> float | None:
 
 
 def _entries(results: Results) -> float | None:
-    many = results.held("gate", _MANY)
-    return float(many.epoll_entries - many.epoll_entries_before) if many else None
+    few, many = results.held("gate", _FEW), results.held("gate", _MANY)
+    # Both have those of the connections to the backend that are kept.
+    return float(many.epoll_entries - few.epoll_entries) if few and many else None
 
 
 def _each(held: Held | None) -> float:
@@ -136,7 +137,7 @@ _ROWS: tuple[tuple[_Measure, str, float, str], ...] = (
     (_growth, "<=", 0.5,
      f"MB of growth from {_FEW:,} to {_MANY:,} connections handed over"),
     (_entries, "<=", 0,
-     f"epoll entries more than before, {_MANY:,} connections handed over"),
+     f"epoll entries more with {_MANY:,} connections handed over than with {_FEW:,}"),
     (_leak, "<=", 0.1,
      f"MB of growth behind the first fifth of {_GONE:,} connections"),
     (_memory("relay", "nginx"), "<=", 0.5,
