@@ -7,12 +7,15 @@ are set on the listener, once.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import select
 import socket
 import struct
 import sys
 import termios
+from collections.abc import Sequence
+from typing import Any
 
 __all__ = [
     "bind_listeners",
@@ -26,6 +29,7 @@ __all__ = [
     "unmap_address",
 ]
 
+_PORT_TRIES = 8  # ports that the kernel gives for IPv4 and may have given away for IPv6
 _ESTABLISHED = 1  # in tcpi_state (linux/tcp.h, net/tcp_states.h)
 _FIN_WAIT = (4, 5)  # TCP_FIN_WAIT1 and 2
 _BYTES_ACKED = struct.Struct("=120xQ")  # tcpi_bytes_acked in struct tcp_info (linux/tcp.h)
@@ -68,22 +72,38 @@ def bind_listeners(address: str, backlog: int) -> list[socket.socket]:
         ValueError: no HOST:PORT.
     """
     host, port = parse_address(address)
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    rows = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # IPv4 first: it decides on the port, and is the one that must not be missing.
+    places = [(row[0], row[4]) for row in sorted(dict.fromkeys(rows), key=lambda row: row[0])]
+    for _ in range(0 if port else _PORT_TRIES):
+        bound, failure = _bind_places(places, 0, backlog, may_lack_ipv6=not host)
+        if failure != errno.EADDRINUSE:
+            return bound
+        for sock in bound:  # the port that IPv4 was given is somebody's on IPv6
+            sock.close()
+    return _bind_places(places, port, backlog, may_lack_ipv6=not host)[0]
+
+
+def _bind_places(
+    places: Sequence[tuple[int, Any]], port: int, backlog: int, *, may_lack_ipv6: bool
+) -> tuple[list[socket.socket], int]:
+    """Bind every place, all on one port; and the errno that IPv6 is missing for, 0 for none."""
     bound: list[socket.socket] = []
+    failure = 0
     try:
-        # IPv4 first: it decides on the port, and is the one that must not be missing.
-        for family, _, _, _, where in sorted(dict.fromkeys(found), key=lambda row: row[0]):
+        for family, where in places:
             chosen = bound[0].getsockname()[1] if bound else port
             try:
                 bound.append(_bind_listener(family, (where[0], chosen, *where[2:]), backlog))
-            except OSError:
-                if not (bound and not host and family == socket.AF_INET6):
+            except OSError as exc:
+                if not (bound and may_lack_ipv6 and family == socket.AF_INET6):
                     raise
+                failure = exc.errno or 0
     except OSError:
         for sock in bound:
             sock.close()
         raise
-    return bound
+    return bound, failure
 
 
 def _bind_listener(family: int, where: tuple[object, ...], backlog: int) -> socket.socket:

@@ -670,7 +670,11 @@ async def test_nobody_refers_to_an_ended_relay():
     gc.disable()
     try:
         async with open_relay("both") as ends:
-            ends.close_backend()
+            ends.unix.send(RECEIVED)
+            await say_goodbye(ends)
+            assert await read_all(ends.data) == b""
+            await send_finished(ends)
+        assert ends.end.reason == ""
         assert [one for one in gc.get_objects() if isinstance(one, (Flow, BothRelay))] == []
     finally:
         gc.enable()

@@ -8,6 +8,7 @@ import socket
 import pytest
 from helpers.sessions import tcp_pair
 
+from ktlsgate.kernel import sockets
 from ktlsgate.kernel.sockets import (
     bind_listeners,
     bytes_acked,
@@ -84,6 +85,26 @@ def test_no_host_is_every_address_of_both_families_on_one_port():
         assert socks[1].getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     finally:
         close_all(socks)
+
+
+@needs_ipv6
+@pytest.mark.parametrize("busy", [1, 7])
+def test_a_chosen_port_is_free_in_both_families(busy, monkeypatch):
+    """The kernel asks nobody else when it chooses one for IPv4."""
+    bind, refused = sockets._bind_listener, []
+
+    def bind_or_refuse(family, where, backlog):
+        if family == socket.AF_INET6 and len(refused) < busy:
+            refused.append(where[1])
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+        return bind(family, where, backlog)
+
+    monkeypatch.setattr(sockets, "_bind_listener", bind_or_refuse)
+    socks = bind_listeners("*:0", 10)
+    assert [sock.family for sock in socks] == [socket.AF_INET, socket.AF_INET6]
+    assert socks[0].getsockname()[1] == socks[1].getsockname()[1]
+    assert len(refused) == busy
+    close_all(socks)
 
 
 @needs_ipv6
