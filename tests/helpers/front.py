@@ -111,13 +111,13 @@ class Front:
         """A target that no other request has."""
         return f"{path}{'&' if '?' in path else '?'}id={next(self._numbers)}"
 
-    def report(self, target=None, *, port=None):
-        """The report of a target, or of a client's port; others wait for who asks."""
+    def report(self, target=None, *, port=None, client=None):
+        """The report of a target, a client, or a client's port; others wait for who asks."""
 
         def fits(report):
-            return (
-                report.get("target") == target if target else report["client"].endswith(f":{port}")
-            )
+            if target:
+                return report.get("target") == target
+            return report["client"] == client or report["client"].endswith(f":{port}")
 
         while not (found := next((each for each in self._reports if fits(each)), None)):
             self._reports.append(self.gate.next_report())
