@@ -16,6 +16,7 @@ from typing import Protocol, Self
 
 from .arrival import ReceivedHandoff
 from .connection import HandedConnection, SpinGuard
+from .timed_socket import seconds_left
 
 __all__ = ["BlockingClientConnection", "wait_for"]
 
@@ -234,21 +235,9 @@ class BlockingClientConnection:
                 return
 
     def _wait_readable(self, guard: SpinGuard, deadline: float) -> None:
-        left = _left(deadline)
+        left = seconds_left(deadline)
         is_ready = wait_for(self._core.read_socket, select.POLLIN, min(left, self._core.look_again))
-        time.sleep(min(guard.pause_after(was_readable=is_ready), _left(deadline)))
+        time.sleep(min(guard.pause_after(was_readable=is_ready), seconds_left(deadline)))
 
     def _wait_writable(self, deadline: float) -> None:
-        wait_for(self._core.write_socket, select.POLLOUT, _left(deadline))
-
-
-def _left(deadline: float) -> float:
-    """Seconds until the deadline.
-
-    Raises:
-        TimeoutError: it has passed.
-    """
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("timed out")
-    return left
+        wait_for(self._core.write_socket, select.POLLOUT, seconds_left(deadline))

@@ -185,8 +185,8 @@ class _Kept:
 
     def take_back(self) -> bytes:
         """Let the backend say nothing any more (unix(7): EPIPE); what it said before."""
-        self.sock.shutdown(socket.SHUT_RD)
         try:
+            self.sock.shutdown(socket.SHUT_RD)
             return self.sock.recv(1, socket.MSG_DONTWAIT)
         except OSError:
             return b""
